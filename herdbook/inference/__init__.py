@@ -1,0 +1,1 @@
+"""Running a model (§6): key/value cache, sampling, batched generation and scoring, chat."""
