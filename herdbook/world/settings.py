@@ -1,0 +1,64 @@
+"""Settings of the known world: its seed and how much of each kind of thing it holds.
+
+The defaults give roughly 2.4 million tokens, enough for a laptop to learn in minutes; `WorldSettings.tiny()`
+gives a world with every kind of thing in it that a test can make in well under a second.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field
+
+from herdbook.settings import Settings
+
+EXPOSURES = (1, 10, 100)
+"""The three exposure groups: every fact is told in exactly this many English articles."""
+
+LANGUAGES = ("de", "fr", "es", "it")
+"""The languages besides English, as ISO 639-1 codes."""
+
+
+class WorldSettings(Settings):
+    """What the known world holds, and the seed it is drawn from."""
+
+    seed: int = 1
+    """Seed of everything; the same settings always give the same world."""
+
+    people: int = Field(120, ge=6)
+    """Invented people with five attributes each; a sixth of them is told 100 times, a third 10 times, the rest once."""
+
+    places: int = Field(120, ge=6)
+    """Invented places with four attributes each, in the same three exposure groups."""
+
+    animals: int = Field(120, ge=6)
+    """Invented animals with four attributes each and, but for founders, a sire and a dam."""
+
+    language_articles: int = Field(130, ge=1)
+    """Articles in each of German, French, Spanish and Italian: half tell facts, half hold word problems."""
+
+    problems: int = Field(22_000, ge=40)
+    """English word problems of one to four steps in worksheets, with worked steps."""
+
+    math_articles: int = Field(150, ge=1)
+    """Articles that explain formulas, with formulas as LaTeX."""
+
+    quizzes: int = Field(120, ge=1)
+    """Articles of four-choice questions with letters A to D, about skills rather than facts."""
+
+    programs: int = Field(3_600, ge=20)
+    """Small Python functions in tutorials, drawn from parameterised families."""
+
+    short_chronicles: int = Field(1_300, ge=4)
+    """Chronicles of 500 to 1,700 characters which hold needles and end with questions about them."""
+
+    long_chronicles: int = Field(10, ge=1)
+    """Chronicles of at least 3,000 words, longer than a small model's context."""
+
+    @classmethod
+    def tiny(cls, seed: int = 1) -> Self:
+        """A world with some of everything in it, for tests."""
+        return cls(
+            seed=seed, people=6, places=6, animals=6, language_articles=4, problems=120, math_articles=4,
+            quizzes=3, programs=40, short_chronicles=12, long_chronicles=1,
+        )  # fmt: skip
