@@ -1,0 +1,119 @@
+"""Grouped-query attention inside documents (§3.2).
+
+Several documents share one packed row; a token attends only to earlier tokens of its own document.
+On a CPU that is one causal call per document, which also skips the work a mask would throw away; on an
+accelerator it is one variable-length call. With a cache, every row looks at its own past.
+Letters: B rows, T tokens, S places of the past, H query heads, G key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from herdbook.model.cache import CacheFill, CacheStep
+from herdbook.model.config import ModelConfig
+from herdbook.model.documents import Documents
+from herdbook.model.rope import Rotation, rotate
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # builds of torch without it
+    varlen_attn = None
+
+
+class Attention(nn.Module):
+    """Queries of H heads over keys and values of G heads, rotated by position."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_width
+        width, kv_width = config.heads * config.head_width, config.kv_heads * config.head_width
+        self.query = nn.Linear(config.dim, width, bias=False)
+        self.key = nn.Linear(config.dim, kv_width, bias=False)
+        self.value = nn.Linear(config.dim, kv_width, bias=False)
+        self.output = nn.Linear(width, config.dim, bias=False)
+        self.attend = attend  # what context parallelism replaces
+
+    def forward(
+        self,
+        x: Tensor,  # (B, T, dim)
+        rotation: Rotation,  # of each token's position
+        documents: Documents | None,  # None: every row is one document
+        past: CacheStep | CacheFill | None = None,  # where keys and values are kept when generating
+    ) -> Tensor:  # (B, T, dim)
+        # The number of heads is taken from the weights: under tensor parallelism each rank has a share of them.
+        query = rotate(self.query(x).unflatten(-1, (-1, self.head_dim)), rotation)
+        key = rotate(self.key(x).unflatten(-1, (-1, self.head_dim)), rotation)
+        value = self.value(x).unflatten(-1, (-1, self.head_dim))
+        if isinstance(past, CacheStep):
+            keys, values = past.store(self.layer, key, value)
+            mixed = attend_past(query, keys, values, past.mask)
+        else:
+            if past is not None:
+                past.store(self.layer, key, value)
+            mixed = self.attend(query, key, value, documents)
+        return self.output(mixed.flatten(2))
+
+
+def attend(
+    query: Tensor,  # (B, T, H, D)
+    key: Tensor,  # (B, T, G, D)
+    value: Tensor,  # (B, T, G, D)
+    documents: Documents | None,
+) -> Tensor:  # (B, T, H, D)
+    """Causal attention within documents, by the fastest exact way the device has."""
+    if documents is None or documents.whole_rows:
+        return _causal(query, key, value)
+    if query.device.type == "cpu":
+        return _per_document(query, key, value, documents)
+    if varlen_attn is not None and query.dtype in (torch.bfloat16, torch.float16):
+        return _variable_length(query, key, value, documents)
+    heads_first = (x.transpose(1, 2) for x in (query, key, value))
+    mixed = F.scaled_dot_product_attention(*heads_first, attn_mask=documents.mask, enable_gqa=_grouped(query, key))
+    return mixed.transpose(1, 2)
+
+
+def _grouped(query: Tensor, key: Tensor) -> bool:
+    return query.shape[-2] != key.shape[-2]
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    heads_first = (x.transpose(1, 2) for x in (query, key, value))
+    mixed = F.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=_grouped(query, key))
+    return mixed.transpose(1, 2)
+
+
+def _per_document(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
+    # Splitting the flattened batch keeps the backward pass to one concatenation; slices would add up padded copies.
+    pieces = zip(*(x.flatten(0, 1).split(documents.lengths) for x in (query, key, value)), strict=True)
+    mixed = [_causal(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0)) for q, k, v in pieces]
+    return torch.cat(mixed, dim=1).view(query.shape)
+
+
+def _variable_length(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
+    share = query.shape[-2] // key.shape[-2]
+    if share > 1:  # torch 2.11's kernel wants as many key heads as query heads
+        key, value = key.repeat_interleave(share, dim=-2), value.repeat_interleave(share, dim=-2)
+    flat = (x.flatten(0, 1) for x in (query, key, value))
+    borders, longest = documents.borders, documents.longest
+    return varlen_attn(*flat, borders, borders, longest, longest, window_size=(-1, 0)).view(query.shape)
+
+
+def attend_past(
+    query: Tensor,  # (B, T, H, D) new tokens
+    keys: Tensor,  # (B, S, G, D) past and new
+    values: Tensor,  # (B, S, G, D)
+    mask: Tensor | None,  # (B, 1, T, S) True where a token may look
+) -> Tensor:  # (B, T, H, D)
+    """Attention of new tokens over a cache. The H / G queries of a key head become rows of one product."""
+    batch, time, heads, width = query.shape
+    groups = keys.shape[2]
+    folded = query.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).reshape(batch, groups, -1, width)
+    if mask is not None:
+        mask = mask.repeat(1, 1, heads // groups, 1)
+    mixed = F.scaled_dot_product_attention(
+        folded, keys.transpose(1, 2).to(query.dtype), values.transpose(1, 2).to(query.dtype), attn_mask=mask
+    )
+    return mixed.unflatten(2, (-1, time)).permute(0, 3, 1, 2, 4).reshape(query.shape)
