@@ -18,7 +18,8 @@ class Block:
 
     heading, paragraph: `text`, one line. code: `text`, many lines, verbatim. qa: `text`, lines of its own that must
     stay lines ("Question: …" and "Answer: …"). list: `items` are one-cell rows. table: `items` are rows of cells, the
-    first row is the header. math: `latex` is the formula, `text` the same in plain characters (never part of the clean text).
+    first row is the header. math: `latex` is the formula, `text` the same in plain characters (never part
+    of the clean text).
     """
 
     kind: Kind
@@ -42,7 +43,7 @@ class Article:
     title: str
     language: str  # ISO 639-1
     topic: Topic
-    genre: str  # encyclopedia, news, forum, shop, diary, letter, guide, report, worksheet, quiz, lesson, tutorial, chronicle
+    genre: str  # one of genres.py's eight, or worksheet, quiz, lesson, tutorial, chronicle
     blocks: tuple[Block, ...]
     facts: tuple[str, ...] = ()  # ids of the facts told; "id@de" where told in another language than English
 
