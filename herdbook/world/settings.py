@@ -37,7 +37,7 @@ class WorldSettings(Settings):
     language_articles: int = Field(130, ge=1)
     """Articles in each of German, French, Spanish and Italian: half tell facts, half hold word problems."""
 
-    problems: int = Field(22_000, ge=40)
+    problems: int = Field(18_000, ge=40)
     """English word problems of one to four steps in worksheets, with worked steps."""
 
     math_articles: int = Field(150, ge=1)
