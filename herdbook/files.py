@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -44,3 +45,17 @@ def sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(handle)
+
+
+def source_files(folder: Path) -> Iterator[Path]:
+    """The files under a folder of sources, at any depth, in the order of their names.
+
+    Left out are hidden files, Python's byte code and installed packages: they change without the sources changing.
+    """
+    for item in sorted(folder.iterdir()):
+        if item.name.startswith(".") or item.name in ("__pycache__", "site-packages", "dist-packages"):
+            continue
+        if item.is_dir() and not item.is_symlink():
+            yield from source_files(item)
+        elif item.is_file():
+            yield item

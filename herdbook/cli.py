@@ -1,0 +1,173 @@
+"""The commands: parse, call, print. What they do is decided elsewhere.
+
+Exit codes: 0 done, 1 a stage failed, 2 a mistake of the user's (told in a line), 130 Ctrl-C, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from herdbook import __version__, console
+from herdbook.settings import UserError
+
+
+class Guarded(TyperGroup):
+    """The commands, with users' mistakes told in a line instead of a traceback (HERDBOOK_DEBUG=1 shows it)."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from herdbook.run import Ended, StageFailed
+
+        try:
+            return super().invoke(ctx)
+        except (UserError, StageFailed) as error:
+            if os.environ.get("HERDBOOK_DEBUG"):
+                raise
+            console.err.print(f"herdbook: {error}", markup=False)
+            raise typer.Exit(2 if isinstance(error, UserError) else 1) from None
+        except KeyboardInterrupt as error:
+            console.err.print("herdbook: ended before it was done", markup=False)
+            raise typer.Exit(error.code if isinstance(error, Ended) else 130) from None
+        except BrokenPipeError:  # the reader of a pipe (`| head`) has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+
+app = typer.Typer(
+    cls=Guarded,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Raises a herd of Llama-3-style models from raw web pages, and keeps its book.",
+)
+
+DEFAULT_BOOK = Path("book")
+BookOption = Annotated[
+    Path, typer.Option("--book", envvar="HERDBOOK_BOOK", help="The book: the folder of finished stages.")
+]
+
+
+def version(asked: bool) -> None:
+    """Print the version and end."""
+    if asked:
+        console.out.print(f"herdbook {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before the command."""
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change: STAGE.SETTING=VALUE …")] = None,
+    book: BookOption = DEFAULT_BOOK,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run this stage and those it stands on; may be given again.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check the recipe, say what would run, and end.")] = False,
+) -> None:
+    """Run a recipe: what is in the book is kept, what was begun is continued, the rest is run."""
+    from herdbook import run as running
+    from herdbook.book import Book
+    from herdbook.recipe import read_recipe
+    from herdbook.report.summary import STYLES, next_step, plan_table, summary
+    from herdbook.report.text import show
+
+    checked = read_recipe(recipe, overrides or ())
+    kept = Book(book)
+    if check:
+        show(plan_table(running.plan(checked, kept, only or ()), kept))
+        return
+    try:
+        entries = running.run_recipe(checked, kept, only or ())
+    except KeyboardInterrupt:
+        words = ["herdbook", "run", str(recipe), *(overrides or ())]
+        words += [part for name in only or () for part in ("--only", name)]
+        words += ["--book", str(book)] if book != DEFAULT_BOOK else []
+        console.err.print(f"herdbook: to go on where it was: {shlex.join(words)}", markup=False)
+        raise
+    aims = [aim for aim in checked.aims if not only or set(aim.stages) <= set(entries)]
+    show(summary(aims, entries, next_step(kept, entries, book != DEFAULT_BOOK)), STYLES)
+
+
+@app.command("show")
+def show_entries(
+    entry: Annotated[
+        str | None, typer.Argument(help="An entry: its name, the beginning of its id, or a stage.")
+    ] = None,
+    book: BookOption = DEFAULT_BOOK,
+) -> None:
+    """Show the herd, or one entry of it in full."""
+    from herdbook.book import Book
+    from herdbook.report import herd
+    from herdbook.report.text import show
+
+    kept = Book(book)
+    if entry is not None:
+        found = kept.resolve(entry)
+        show(herd.one(found, str(kept.folder_of(found))))
+        return
+    if not book.is_dir():
+        raise UserError(f"there is no book {book}; 'herdbook run RECIPE' begins one, --book names another")
+    entries, damaged = kept.entries()
+    show(herd.herd(entries))
+    for name in kept.unfinished():
+        console.out.print(f"unfinished: {name} (the same 'herdbook run' goes on with it)", markup=False)
+    if damaged:
+        raise UserError("\n".join(map(str, damaged.values())))
+
+
+@app.command()
+def pedigree(
+    entry: Annotated[str, typer.Argument(help="An entry: its name, the beginning of its id, or a stage.")],
+    book: BookOption = DEFAULT_BOOK,
+) -> None:
+    """Show an entry's ancestors, back to the raw pages, and the settings they were given."""
+    from herdbook.book import Book
+    from herdbook.report import herd
+    from herdbook.report.text import show
+
+    kept = Book(book)
+    show(herd.pedigree(kept.resolve(entry), kept))
+
+
+@app.command()
+def kinds(
+    kind: Annotated[str | None, typer.Argument(help="One kind, to see its settings.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON Schema instead.")] = False,
+) -> None:
+    """Show the kinds of stages, or the settings of one."""
+    from herdbook.report import kinds as report
+    from herdbook.report.text import show
+    from herdbook.schema import suggest
+    from herdbook.stages import KINDS
+
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"there is no kind {kind!r}{suggest(kind, KINDS)}")
+    if as_json:
+        typer.echo(json.dumps(report.schema(KINDS[kind] if kind else None), indent=2))
+    else:
+        show(report.one_kind(KINDS[kind]) if kind else report.all_kinds())
+
+
+def main() -> None:
+    """The command `herdbook`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

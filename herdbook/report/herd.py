@@ -1,0 +1,106 @@
+"""The herd as text: the table of all entries, one entry in full, and an entry's pedigree back to the raw pages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from herdbook.book import Book, Entry, folder_name
+from herdbook.metrics import figures, select, short
+from herdbook.report.text import duration, local_time, table
+from herdbook.stages import KINDS
+
+_FIGURES_SHOWN = 3
+
+
+def herd(entries: list[Entry]) -> list[str]:
+    """One line per entry: name, kind, when, how long, and the figures that say most about it."""
+    rows = [
+        (entry.name, entry.kind, local_time(entry.finished), duration(entry.seconds), _headline(entry))
+        for entry in entries
+    ]
+    return table(("entry", "kind", "finished", "time", "figures"), rows, right=(3,))
+
+
+def _headline(entry: Entry) -> str:
+    kind = KINDS.get(entry.kind)
+    found = [item for pattern in (kind.headline if kind else ()) for item in select(entry.metrics, pattern)]
+    found = found or list(figures(entry.metrics))[:_FIGURES_SHOWN]
+    return "  ".join(f"{name}={short(figure.value)}" for name, figure in found)
+
+
+def one(entry: Entry, folder: str) -> list[str]:
+    """Everything the book says about an entry."""
+    lines = [
+        f"{entry.name}: {entry.kind}, id {entry.id}",
+        f"folder    {folder}",
+        f"finished  {local_time(entry.finished)}, after {duration(entry.seconds)}"
+        + (f" in {entry.attempts} attempts" if entry.attempts > 1 else ""),
+        f"code      {entry.code}",
+        f"machine   {_machine(entry.machine)}",
+    ]
+    if entry.energy:
+        lines.append(f"energy    {short(entry.energy['joules'])} J ({entry.energy['source']})")
+    for name, parents in entry.inputs.items():
+        lines.append(f"from      {name}: {', '.join(folder_name(item.stage, item.id) for item in parents)}")
+    for name, source in entry.sources.items():
+        lines.append(f"source    {name}: {source.path} ({source.content[:12]})")
+    lines += ["", "settings"]
+    lines += [f"  {name} = {value}" for name, value in _flat(entry.settings)]
+    rows = [(name, short(item.value), item.interval) for name, item in figures(entry.metrics)]
+    return [*lines, "", *table(("figure", "value", "95 % interval"), rows, right=(1,))] if rows else lines
+
+
+def _machine(found: dict[str, Any]) -> str:
+    parts = [
+        str(found.get("processor", "?")),
+        f"{found.get('cores', '?')} cores",
+        f"{found.get('memory_gib', '?')} GiB",
+    ]
+    parts += [str(item) for item in found.get("gpus") or []]
+    if found.get("torch"):
+        parts.append(f"torch {found['torch']}")
+    return ", ".join(parts)
+
+
+def pedigree(entry: Entry, book: Book) -> list[str]:
+    """The ancestors of an entry as a tree, with the settings their recipe gave; each is written out once."""
+    lines = [_described(entry)]
+    lines += _below(entry, book, "", {entry.id})
+    return lines
+
+
+def _described(entry: Entry) -> str:
+    given = "  ".join(f"{name}={value}" for name, value in _flat(entry.given))
+    return f"{entry.name}  {entry.kind}  {local_time(entry.finished)}  {given}".rstrip()
+
+
+def _below(entry: Entry, book: Book, indent: str, shown: set[str]) -> Iterator[str]:
+    branches: list[tuple[str, Any]] = [(name, parent) for name, parents in entry.inputs.items() for parent in parents]
+    branches += [("source", source) for source in entry.sources.values()]
+    for index, (name, branch) in enumerate(branches):
+        last = index == len(branches) - 1
+        stem, deeper = ("└─ ", "   ") if last else ("├─ ", "│  ")
+        if name == "source":
+            yield f"{indent}{stem}source {branch.path} ({branch.content[:12]})"
+            continue
+        called = folder_name(branch.stage, branch.id)
+        parent = book.find(branch.id)
+        if branch.id in shown:
+            yield f"{indent}{stem}{name}: {called} (above)"
+        elif parent is None:
+            yield f"{indent}{stem}{name}: {called} (no longer in this book)"
+        else:
+            shown.add(branch.id)
+            yield f"{indent}{stem}{name}: {_described(parent)}"
+            yield from _below(parent, book, indent + deeper, shown)
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names and short JSON."""
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(item, ensure_ascii=False)

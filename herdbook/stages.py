@@ -1,0 +1,163 @@
+"""The kinds of stages: what each is called, what it takes and gives, and which function does it.
+
+Functions and settings are named as text and imported when needed, so that `herdbook show` need not wait for
+torch. A new kind is one more entry here; no other file of the top row knows a kind by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from herdbook.settings import Settings, UserError
+
+
+@dataclass(frozen=True)
+class Takes:
+    """One input of a kind."""
+
+    gives: str
+    """What the feeding stage must give."""
+
+    required: bool = True
+    """Whether the stage can run without it."""
+
+    many: bool = False
+    """Whether several stages may feed it; the function then gets a list."""
+
+    keyed: bool = False
+    """Whether the function gets a mapping from stage name to folder, so that names matter (only with `many`)."""
+
+    argument: str | None = None
+    """The function's keyword when it differs from the input's name."""
+
+    folder: str = ""
+    """The folder within the entry that is handed over."""
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """A kind of stage: `function(settings, **inputs, out)` returns its metrics."""
+
+    name: str
+    help: str
+    settings: str
+    function: str
+    gives: str
+    takes: dict[str, Takes] = field(default_factory=dict)
+
+    resumes: bool = False
+    """Whether the function goes on from what a killed run left in `out`; others start with an empty folder."""
+
+    either: tuple[str, ...] = ()
+    """Inputs or settings of which at least one must be given."""
+
+    headline: tuple[str, ...] = ()
+    """Dotted patterns of the metrics that `herdbook show` prints for an entry."""
+
+    def settings_class(self) -> type[Settings]:
+        """The class of this kind's settings (imports its module)."""
+        found = load(self.settings)
+        assert isinstance(found, type) and issubclass(found, Settings), f"{self.settings} is not a Settings class"
+        return found
+
+    def load_function(self) -> Callable[..., dict[str, Any]]:
+        """The function that does the stage (imports its module)."""
+        return load(self.function)
+
+
+def load(name: str) -> Any:
+    """What `module:attribute` names."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+KINDS: dict[str, StageKind] = {}
+
+
+def register(kind: StageKind) -> StageKind:
+    """Add a kind; its name must be new."""
+    if kind.name in KINDS:
+        raise UserError(f"there is a kind {kind.name!r} already; give this one another name")
+    KINDS[kind.name] = kind
+    return kind
+
+
+register(
+    StageKind(
+        name="world",
+        help="Generates the known world: a crawl whose every fact and flaw is known, and questions about it.",
+        settings="herdbook.world.settings:WorldSettings",
+        function="herdbook.world.crawl:write_world",
+        gives="world",
+    )
+)
+register(
+    StageKind(
+        name="curate",
+        help="Turns pages into documents: read, extract, measure, decide by rules, deduplicate.",
+        settings="herdbook.corpus.curate:CurateSettings",
+        function="herdbook.corpus.curate:curate",
+        takes={"pages": Takes("world", required=False, many=True)},
+        gives="documents",
+        resumes=True,
+        either=("pages", "sources"),
+    )
+)
+register(
+    StageKind(
+        name="audit",
+        help="Holds the documents curated from a world against that world's truth.",
+        settings="herdbook.world.audit:AuditSettings",
+        function="herdbook.world.audit:audit",
+        takes={"world": Takes("world"), "documents": Takes("documents")},
+        gives="results",
+    )
+)
+register(
+    StageKind(
+        name="tokenizer",
+        help="Trains a byte-level BPE tokenizer with the Llama 3 split pattern and special tokens.",
+        settings="herdbook.tokens.train:TokenizerSettings",
+        function="herdbook.tokens.train:train_tokenizer",
+        takes={"documents": Takes("documents", many=True)},
+        gives="tokenizer",
+    )
+)
+register(
+    StageKind(
+        name="pack",
+        help="Writes documents as token shards, one set per feeding stage, with held-out documents apart.",
+        settings="herdbook.tokens.pack:PackSettings",
+        function="herdbook.tokens.pack:pack",
+        takes={"documents": Takes("documents", many=True, keyed=True), "tokenizer": Takes("tokenizer")},
+        gives="tokens",
+    )
+)
+register(
+    StageKind(
+        name="pretrain",
+        help="Trains a Llama-3-style model on token shards, from random weights or on from a model.",
+        settings="herdbook.pretrain.stages:PretrainSettings",
+        function="herdbook.pretrain.stages:pretrain",
+        takes={"tokens": Takes("tokens"), "model": Takes("model", required=False, argument="start")},
+        gives="model",
+        resumes=True,
+    )
+)
+register(
+    StageKind(
+        name="evaluate",
+        help="Asks a model questions and scores the answers, with 95 % intervals.",
+        settings="herdbook.evaluate.run:EvaluateSettings",
+        function="herdbook.evaluate.run:evaluate",
+        takes={
+            "model": Takes("model"),
+            "world": Takes("world", required=False, argument="questions", folder="questions"),
+            "tokens": Takes("tokens", required=False),
+        },
+        gives="results",
+    )
+)
