@@ -41,7 +41,7 @@ def document_files(entry: Path) -> list[Path]:
 
 
 def read_texts(entry: Path) -> Iterator[Texts]:
-    """The documents of an entry by file name and row, in batches of at most about 8 MB; null texts are left out."""
+    """The documents of an entry by file name and row, in batches of at most about 8 MB; those without text are left out."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -58,7 +58,7 @@ def split_batch(batch: pa.RecordBatch) -> Iterator[Texts]:
     """Parts of a record batch whose texts are small enough to be held as Python strings together."""
     import pyarrow.compute as pc
 
-    batch = batch.filter(pc.is_valid(batch["text"]))
+    batch = batch.filter(pc.fill_null(pc.greater(pc.binary_length(batch["text"]), 0), False))
     lengths = pc.binary_length(batch["text"]).to_pylist()
     start, size = 0, 0
     for row, length in enumerate(lengths):

@@ -194,7 +194,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error):
-            hint = "; a sentencepiece model (Llama 2) is another format" if number == 1 else ""
+            hint = "; a sentencepiece model (Llama 2) is another format" if not ranks else ""
             raise UserError(
                 f"{path} line {number}: {line[:40]!r} is not a token in base64 and a rank, as tiktoken has it{hint}"
             ) from None
