@@ -8,6 +8,10 @@ Letters: B rows, T tokens, S places of the past, H query heads, G key/value head
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +21,7 @@ from herdbook.model.config import ModelConfig
 from herdbook.model.documents import Documents
 from herdbook.model.rope import Rotation, rotate
 
+varlen_attn: Callable[..., Any] | None
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # builds of torch without it
@@ -69,19 +74,16 @@ def attend(
     if query.device.type == "cpu":
         return _per_document(query, key, value, documents)
     if varlen_attn is not None and query.dtype in (torch.bfloat16, torch.float16):
-        return _variable_length(query, key, value, documents)
-    heads_first = (x.transpose(1, 2) for x in (query, key, value))
-    mixed = F.scaled_dot_product_attention(*heads_first, attn_mask=documents.mask, enable_gqa=_grouped(query, key))
-    return mixed.transpose(1, 2)
+        return _variable_length(varlen_attn, query, key, value, documents)
+    return _causal(query, key, value, documents.mask)
 
 
-def _grouped(query: Tensor, key: Tensor) -> bool:
-    return query.shape[-2] != key.shape[-2]
-
-
-def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    heads_first = (x.transpose(1, 2) for x in (query, key, value))
-    mixed = F.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=_grouped(query, key))
+def _causal(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    grouped = query.shape[1] != key.shape[1]
+    mixed = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+    )
     return mixed.transpose(1, 2)
 
 
@@ -92,13 +94,19 @@ def _per_document(query: Tensor, key: Tensor, value: Tensor, documents: Document
     return torch.cat(mixed, dim=1).view(query.shape)
 
 
-def _variable_length(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
+def _variable_length(
+    kernel: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, documents: Documents
+) -> Tensor:
     share = query.shape[-2] // key.shape[-2]
     if share > 1:  # torch 2.11's kernel wants as many key heads as query heads
         key, value = key.repeat_interleave(share, dim=-2), value.repeat_interleave(share, dim=-2)
-    flat = (x.flatten(0, 1) for x in (query, key, value))
+    # Releases differ in how one asks for causal attention.
+    windowed = "window_size" in inspect.signature(kernel).parameters
+    causal: dict[str, Any] = {"window_size": (-1, 0)} if windowed else {"is_causal": True}
     borders, longest = documents.borders, documents.longest
-    return varlen_attn(*flat, borders, borders, longest, longest, window_size=(-1, 0)).view(query.shape)
+    flat_query, flat_key, flat_value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
+    mixed: Tensor = kernel(flat_query, flat_key, flat_value, borders, borders, longest, longest, **causal)
+    return mixed.view(query.shape)
 
 
 def attend_past(

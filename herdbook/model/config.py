@@ -12,18 +12,18 @@ from herdbook.settings import Settings, UserError
 
 
 class RopeScaling(Settings):
-    """Llama 3.1's stretching of RoPE: slow frequencies are divided by `factor`, fast ones kept, those between blended."""
+    """Llama 3.1's stretching of RoPE: slow frequencies divided by `factor`, fast ones kept, those between blended."""
 
-    factor: float = Field(8.0, ge=1)
+    factor: float = Field(default=8.0, ge=1)
     """How many times longer the context becomes; slow frequencies are divided by it."""
 
-    low_freq_factor: float = Field(1.0, gt=0)
+    low_freq_factor: float = Field(default=1.0, gt=0)
     """Wavelengths above original_max_length / this are stretched in full."""
 
-    high_freq_factor: float = Field(4.0, gt=0)
+    high_freq_factor: float = Field(default=4.0, gt=0)
     """Wavelengths below original_max_length / this are left alone."""
 
-    original_max_length: int = Field(8192, gt=0)
+    original_max_length: int = Field(default=8192, gt=0)
     """Context length before the stretching, in tokens."""
 
 
@@ -48,19 +48,19 @@ class ModelConfig(Settings):
     ffn_dim: int = Field(gt=0)
     """Inner width of the SwiGLU feed-forward."""
 
-    head_dim: int | None = Field(None, gt=0)
+    head_dim: int | None = Field(default=None, gt=0)
     """Width of one head; dim / heads when not given."""
 
-    rope_theta: float = Field(500_000.0, gt=0)
+    rope_theta: float = Field(default=500_000.0, gt=0)
     """Base of the rotary frequencies (§3.2: 500,000)."""
 
     rope_scaling: RopeScaling | None = None
     """How RoPE is stretched beyond the length of first training; none when not given."""
 
-    norm_eps: float = Field(1e-5, gt=0)
+    norm_eps: float = Field(default=1e-5, gt=0)
     """Added to the mean square in RMSNorm."""
 
-    max_length: int = Field(8192, gt=0)
+    max_length: int = Field(default=8192, gt=0)
     """Longest context the model is meant for, tokens."""
 
     tied_embeddings: bool = False
@@ -70,7 +70,8 @@ class ModelConfig(Settings):
     def _shape_fits(self) -> ModelConfig:
         if self.heads % self.kv_heads:
             raise UserError(
-                f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}; every key/value head serves equally many"
+                f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}; "
+                "every key/value head serves equally many query heads"
             )
         if self.head_dim is None and self.dim % self.heads:
             raise UserError(f"dim={self.dim} is not a multiple of heads={self.heads}; change one or give head_dim")

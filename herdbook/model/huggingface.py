@@ -1,0 +1,275 @@
+"""Models as Hugging Face folders: what we raise loads in `from_pretrained`, vLLM and llama.cpp, and theirs in ours.
+
+A folder is whole when its config.json is there: saving takes the old one away first and puts the new one
+last, so a kill in between leaves a folder that says it is unfinished instead of a mixture of two models.
+Both the older and the newer spelling of the RoPE settings are written, and either is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from herdbook.files import read_json, sync_folder, write_json
+from herdbook.model.config import ModelConfig, RopeScaling
+from herdbook.model.transformer import Transformer
+from herdbook.settings import UserError
+
+ARCHITECTURE = "LlamaForCausalLM"
+INDEX = "model.safetensors.index.json"
+OUTER_NAMES = {
+    "embedding.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "head.weight": "lm_head.weight",
+}
+BLOCK_NAMES = {
+    "attention_norm": "input_layernorm",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.output": "self_attn.o_proj",
+    "feed_forward_norm": "post_attention_layernorm",
+    "feed_forward.gate": "mlp.gate_proj",
+    "feed_forward.up": "mlp.up_proj",
+    "feed_forward.down": "mlp.down_proj",
+}
+
+
+def theirs(name: str) -> str:
+    """Hugging Face's name of one of our parameters."""
+    if name in OUTER_NAMES:
+        return OUTER_NAMES[name]
+    _, layer, rest = name.split(".", 2)
+    return f"model.layers.{layer}.{BLOCK_NAMES[rest.removesuffix('.weight')]}.weight"
+
+
+def config_to_json(
+    config: ModelConfig, dtype: torch.dtype, bos_id: int | None, eos_ids: Sequence[int]
+) -> dict[str, Any]:
+    """What config.json says of a model."""
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if config.rope_scaling is not None:
+        scaling = config.rope_scaling
+        rope = {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_max_length,
+        }
+    precision = str(dtype).removeprefix("torch.")
+    return {
+        "architectures": [ARCHITECTURE],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": config.ffn_dim,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_width,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": 0.0,
+        "rms_norm_eps": config.norm_eps,
+        "max_position_embeddings": config.max_length,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": rope if config.rope_scaling else None,
+        "rope_parameters": {**rope, "rope_theta": config.rope_theta},
+        "tie_word_embeddings": config.tied_embeddings,
+        "bos_token_id": bos_id,
+        "eos_token_id": _one_or_many(eos_ids),
+        "dtype": precision,
+        "torch_dtype": precision,
+        "use_cache": True,
+    }
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The shape a folder's config.json tells; UserError when it is not a Llama we can run exactly."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a model folder: it has no config.json")
+    try:
+        raw = read_json(path)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    architectures = raw.get("architectures") or ([ARCHITECTURE] if raw.get("model_type") == "llama" else [])
+    if ARCHITECTURE not in architectures:
+        raise UserError(f"{path}: architecture is {architectures or raw.get('model_type')}, need {ARCHITECTURE}")
+    for key, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
+        if raw.get(key, wanted) != wanted:
+            raise UserError(f"{path}: {key} is {raw[key]!r}; only {wanted!r} is supported")
+    try:
+        return _config_from(raw, path)
+    except KeyError as error:
+        raise UserError(f"{path} lacks the key {error}") from error
+    except ValidationError as error:
+        raise UserError(f"{path} describes no model that can be built: {error}") from error
+
+
+def _config_from(raw: dict[str, Any], path: Path) -> ModelConfig:
+    rope = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "llama3"):
+        raise UserError(f"{path}: RoPE of type {kind!r} is not supported, only 'default' and 'llama3'")
+    scaling = None
+    if kind == "llama3":
+        scaling = RopeScaling(
+            factor=rope["factor"],
+            low_freq_factor=rope["low_freq_factor"],
+            high_freq_factor=rope["high_freq_factor"],
+            original_max_length=rope["original_max_position_embeddings"],
+        )
+    heads = raw["num_attention_heads"]
+    head_dim = raw.get("head_dim")
+    if head_dim is not None and head_dim * heads == raw["hidden_size"]:
+        head_dim = None
+    # The fall-backs are Hugging Face's own, for files that leave a key out.
+    return ModelConfig(
+        vocab_size=raw["vocab_size"],
+        dim=raw["hidden_size"],
+        layers=raw["num_hidden_layers"],
+        heads=heads,
+        kv_heads=raw.get("num_key_value_heads") or heads,
+        ffn_dim=raw["intermediate_size"],
+        head_dim=head_dim,
+        rope_theta=rope.get("rope_theta", raw.get("rope_theta", 10_000.0)),
+        rope_scaling=scaling,
+        norm_eps=raw.get("rms_norm_eps", 1e-6),
+        max_length=raw.get("max_position_embeddings", 2048),
+        tied_embeddings=raw.get("tie_word_embeddings", False),
+    )
+
+
+def save_model(
+    model: Transformer,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    bos_id: int | None,
+    eos_ids: Sequence[int],
+    shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write weights (as `dtype`), config.json and generation_config.json to `folder`, sharded above `shard_bytes`.
+
+    Other files in the folder, a tokenizer's for example, are left alone.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {theirs(name): weight.detach() for name, weight in model.named_parameters()}
+    groups = _shards(weights, dtype.itemsize, shard_bytes)
+    total = len(groups)
+    names = (
+        ["model.safetensors"] if total == 1 else [f"model-{i + 1:05}-of-{total:05}.safetensors" for i in range(total)]
+    )
+    drafts = [folder / f".{name}.{os.getpid()}.tmp" for name in names]
+    try:
+        for draft, group in zip(drafts, groups, strict=True):
+            tensors = {name: weights[name].to(dtype=dtype, device="cpu").contiguous() for name in group}
+            save_file(tensors, draft, metadata={"format": "pt"})
+            with open(draft, "rb") as file:
+                os.fsync(file.fileno())
+        (folder / "config.json").unlink(missing_ok=True)
+        for old in (*folder.glob("model*.safetensors"), folder / INDEX):
+            old.unlink(missing_ok=True)
+        for draft, name in zip(drafts, names, strict=True):
+            draft.replace(folder / name)
+    finally:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+    sync_folder(folder)
+    if total > 1:
+        where = {weight: name for name, group in zip(names, groups, strict=True) for weight in group}
+        size = sum(weight.numel() for weight in weights.values()) * dtype.itemsize
+        write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": where})
+    tokens = {"bos_token_id": bos_id, "eos_token_id": _one_or_many(eos_ids)}
+    write_json(folder / "generation_config.json", {"_from_model_config": False, **tokens})
+    write_json(folder / "config.json", config_to_json(model.config, dtype, bos_id, eos_ids))
+
+
+def _one_or_many(ids: Sequence[int]) -> int | list[int] | None:
+    """Token ids as Hugging Face writes them: a number when there is one, a list when there are several."""
+    return None if not ids else ids[0] if len(ids) == 1 else list(ids)
+
+
+def _shards(weights: dict[str, Tensor], item_bytes: int, shard_bytes: int) -> list[list[str]]:
+    groups: list[list[str]] = [[]]
+    room = shard_bytes
+    for name, weight in weights.items():
+        size = weight.numel() * item_bytes
+        if groups[-1] and size > room:
+            groups.append([])
+            room = shard_bytes
+        groups[-1].append(name)
+        room -= size
+    return groups
+
+
+def load_model(folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Transformer:
+    """The model of a Hugging Face folder; `dtype` None keeps the stored precision.
+
+    UserError when the architecture is not Llama, or a weight is missing, of another shape, or one too many.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    with torch.device("meta"):
+        model = Transformer(config)
+    wanted = {theirs(name): (name, weight) for name, weight in model.named_parameters()}
+    found: dict[str, Tensor] = {}
+    for name, weight in _stored_weights(folder):
+        if name.endswith("rotary_emb.inv_freq") or (config.tied_embeddings and name == "lm_head.weight"):
+            continue
+        if name not in wanted:
+            raise UserError(f"{folder} holds a weight a Llama decoder does not have: {name} {tuple(weight.shape)}")
+        ours, blank = wanted[name]
+        if weight.shape != blank.shape:
+            shapes = f"{tuple(weight.shape)}, but config.json asks for {tuple(blank.shape)}"
+            raise UserError(f"{folder}: {name} has shape {shapes}")
+        found[ours] = weight.to(dtype=dtype or weight.dtype, device=device, copy=True)
+    missing = [name for name, (ours, _) in wanted.items() if ours not in found]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise UserError(f"{folder} lacks {len(missing)} weights: {', '.join(missing[:5])}{more}")
+    assign(model, found)
+    return model
+
+
+def assign(model: Transformer, weights: dict[str, Tensor]) -> None:
+    """Make `weights` (by our names, all of them) the parameters of a model built without storage."""
+    if model.config.tied_embeddings:
+        weights = {**weights, "head.weight": weights["embedding.weight"]}
+    model.load_state_dict(weights, assign=True)
+    for weight in model.parameters():
+        weight.requires_grad_(True)
+    if model.config.tied_embeddings:
+        assert isinstance(model.embedding, nn.Embedding)
+        model.head.weight = model.embedding.weight
+
+
+def _stored_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the folder's safetensors, one at a time."""
+    if (folder / INDEX).is_file():
+        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+    else:
+        names = ["model.safetensors"]
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{folder} has no {name}; weights are read from safetensors files")
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                for key in file.keys():  # noqa: SIM118  (not a dict)
+                    yield key, file.get_tensor(key)
+        except SafetensorError as error:
+            raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
