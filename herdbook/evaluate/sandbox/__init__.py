@@ -4,9 +4,9 @@ Each program runs in a fresh process of a bare interpreter, one per core at a ti
 
 | layer | holds | where |
 |---|---|---|
-| limits | processor time, memory, file size, open files; wall time by a keeper that kills | everywhere |
-| audit hook | files outside, sockets, processes, ctypes, callers' frames; not against code that knows CPython's insides | everywhere |
-| namespaces | no network, own process numbers (killing the first kills all), own mounts, all read-only | Linux, if allowed |
+| limits | processor time, memory, file size; a keeper kills when wall time is up | everywhere |
+| audit hook | files outside, sockets, processes, callers' frames; not against experts in CPython | everywhere |
+| namespaces | no network, read-only mounts, own processes (all end with the first) | Linux, if allowed |
 | landlock | reading only Python's library, writing only the program's folder | Linux from 5.13 |
 | seccomp | no new processes or threads, no sockets, no signals, no mounts, no ptrace | Linux, x86-64 and ARM |
 
@@ -41,7 +41,7 @@ GRACE_SECONDS = 5.0
 
 
 class SandboxSettings(Settings):
-    seconds: float = 5.0
+    seconds: float = 10.0
     """Wall-clock and processor time a program and its tests may take, seconds."""
 
     memory_mb: int = 512

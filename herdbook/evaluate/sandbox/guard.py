@@ -17,12 +17,28 @@ REFUSED_EVENTS = frozenset(
         *("gc.get_objects", "gc.get_referrers", "gc.get_referents", "sys.settrace", "sys.setprofile"),
         *("sys._current_frames", "sys._current_exceptions", "sys._getframe", "sys.addaudithook", "code.__new__"),
         *("os.system", "os.fork", "os.forkpty", "os.kill", "os.killpg", "os.exec", "os.posix_spawn", "os.spawn"),
-        *("os.startfile", "pty.spawn", "signal.pthread_kill", "_thread.start_new_thread", "_thread.start_joinable_thread"),
+        *(
+            "os.startfile",
+            "pty.spawn",
+            "signal.pthread_kill",
+            "_thread.start_new_thread",
+            "_thread.start_joinable_thread",
+        ),
         *("resource.setrlimit", "resource.prlimit", "sqlite3.connect", "sqlite3.connect/handle", "os.setxattr"),
         *("syslog.openlog", "syslog.syslog", "fcntl.ioctl", "sys.remote_exec"),
     }
 )
-REFUSED_FAMILIES = ("socket.", "subprocess.", "ctypes.", "ftplib.", "smtplib.", "urllib.", "http.", "winreg.", "_winapi.")
+REFUSED_FAMILIES = (
+    "socket.",
+    "subprocess.",
+    "ctypes.",
+    "ftplib.",
+    "smtplib.",
+    "urllib.",
+    "http.",
+    "winreg.",
+    "_winapi.",
+)
 REFUSED_MODULES = frozenset(
     ("ctypes", "_ctypes", "_testcapi", "_testinternalcapi", "_xxsubinterpreters", "_interpreters", "faulthandler")
 )

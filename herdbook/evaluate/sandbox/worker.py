@@ -25,8 +25,33 @@ import layers
 
 # Loaded before the fork, so that programs which use them start in a millisecond.
 USUAL_MODULES = (
-    *("abc", "array", "base64", "bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions"),
-    *("cmath", "functools", "hashlib", "heapq", "io", "itertools", "math", "operator", "queue", "random", "re", "statistics"),
+    *(
+        "abc",
+        "array",
+        "base64",
+        "bisect",
+        "collections",
+        "copy",
+        "dataclasses",
+        "datetime",
+        "decimal",
+        "enum",
+        "fractions",
+    ),
+    *(
+        "cmath",
+        "functools",
+        "hashlib",
+        "heapq",
+        "io",
+        "itertools",
+        "math",
+        "operator",
+        "queue",
+        "random",
+        "re",
+        "statistics",
+    ),
     *("string", "struct", "textwrap", "time", "typing", "unicodedata", "contextlib", "numbers", "cmath", "calendar"),
 )
 FILE_BYTES = 16 << 20
