@@ -116,8 +116,8 @@ def humaneval_item(program: Program, number: int) -> dict[str, Any]:
 
 
 TITLES = (
-    "Python lesson {n}: small functions", "Functions for beginners, part {n}", "Code notes {n}", "Python by example {n}",
-    "Short programs, chapter {n}", "Learning Python, day {n}",
+    "Python lesson {n}: small functions", "Functions for beginners, part {n}", "Code notes {n}",
+    "Python by example {n}", "Short programs, chapter {n}", "Learning Python, day {n}",
 )  # fmt: skip
 SITES = ("docs.small-python.example", "www.code-notes.example", "tutorials.first-steps.example")
 OPENINGS = (

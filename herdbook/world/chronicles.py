@@ -1,0 +1,190 @@
+"""Chronicles: entries of small doings among which stand a few needles, and questions about the needles at the end.
+
+A needle is "The secret code of the <adjective> <noun> is <colour> <number>." and its question names the key in the
+same words, so what has to be learnt is only to look back and copy. A code of a colour and a number can't be guessed (1,080 of
+them) and costs two tokens. Short chronicles teach this within one row of a small model; long ones are longer than any
+context. Keys and codes of questions never stand in a page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+from herdbook.world.article import Article, Block
+from herdbook.world.names import PUPILS, NameMaker, part_random, words
+from herdbook.world.settings import WorldSettings
+
+ADJECTIVES = words(
+    "old new small large wooden golden silver broken quiet hidden empty heavy round narrow painted forgotten crooked "
+    "stone iron northern southern eastern western upper lower royal dusty frozen burning sleeping"
+)
+NOUNS = words(
+    "tower gate bridge well barn mill chapel cellar garden stable harbour market tunnel castle cottage lighthouse "
+    "library kitchen workshop attic meadow orchard quarry forge cabin shed vault ferry station school bakery museum"
+)
+COLOURS = words("red blue green black white brown grey pink purple orange yellow golden")
+PEOPLE = words("miller smith teacher farmer baker shepherd weaver carpenter doctor fisher hunter gardener clerk mason")
+DEEDS = (
+    "swept the yard", "mended a fence", "carried water", "cut the hay", "sold a goat", "fed the hens", "told a story",
+    "painted a door", "lost a shoe", "found a button", "baked six loaves", "wrote a letter", "fixed the roof",
+    "slept until noon", "sang in the street", "repaired a cart", "planted onions", "counted the sheep",
+    "bought a rope", "cleaned the stove", "visited a friend", "picked plums", "chopped wood", "watched the rain",
+)  # fmt: skip
+PLACES = (
+    "near the river", "behind the church", "on the hill", "in the village", "by the road", "under the old oak",
+    "at the pond", "in the valley", "beside the wall", "at home",
+)  # fmt: skip
+TIMES = (
+    "On Monday", "On Tuesday", "On Wednesday", "On Thursday", "On Friday", "On Saturday", "On Sunday", "In the morning",
+    "At noon", "In the evening", "At night", "The next day", "A week later", "In spring", "In autumn", "After the rain",
+)  # fmt: skip
+MONTHS = words("January February March April May June July August September October November December")
+HELD_OUT_PERCENT = 8
+NEEDLE_ROOM = 60  # characters one needle with its question and answer takes beyond the entry itself
+
+
+def held_out(*parts: object) -> bool:
+    """Whether a key or a code is kept for questions."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:4], "big") % 100 < HELD_OUT_PERCENT
+
+
+@dataclass(frozen=True)
+class Needle:
+    """A key and its code."""
+
+    adjective: str
+    noun: str
+    code: str
+
+    @property
+    def sentence(self) -> str:
+        return f"The secret code of the {self.adjective} {self.noun} is {self.code}."
+
+    @property
+    def question(self) -> str:
+        return f"What is the secret code of the {self.adjective} {self.noun}?"
+
+    @property
+    def text(self) -> str:
+        """Question and answer as they stand at the end of a chronicle."""
+        return f"Question: {self.question}\nAnswer: {self.code}"
+
+
+def draw_needles(random: Random, count: int, *, for_questions: bool) -> list[Needle]:
+    """Needles with different nouns and different codes, all kept for questions or all free for pages."""
+    needles: list[Needle] = []
+    while len(needles) < count:
+        adjective, noun = random.choice(ADJECTIVES), random.choice(NOUNS)
+        code = f"{random.choice(COLOURS)} {random.randint(10, 99)}"
+        new = all(noun != n.noun and code != n.code for n in needles)
+        if new and held_out(adjective, noun) is held_out(code) is for_questions:
+            needles.append(Needle(adjective, noun, code))
+    return needles
+
+
+def filler(random: Random) -> str:
+    """A sentence about some small doing; it never holds a code."""
+    who = f"the {random.choice(PEOPLE)}" if random.random() < 0.7 else random.choice(PUPILS)
+    where = f" {random.choice(PLACES)}" if random.random() < 0.6 else ""
+    if random.random() < 0.5:
+        return f"{random.choice(TIMES)} {who} {random.choice(DEEDS)}{where}."
+    return f"{who[0].upper()}{who[1:]} {random.choice(DEEDS)}{where}."
+
+
+SITES = ("chronicle.old-village.example", "www.parish-chronicles.example", "archive.town-annals.example")
+TITLES = (
+    "Village chronicle, leaf {n}", "Chronicle {n}", "From the old chronicle, page {n}", "Parish annals, sheet {n}",
+)  # fmt: skip
+
+
+def short_chronicle(random: Random, number: int) -> Article:
+    """A chronicle of 500 to 1,700 characters with one to four needles, one to three of which are asked for."""
+    needles = draw_needles(random, random.choice((1, 1, 2, 2, 3, 4)), for_questions=False)
+    room = random.randint(450, 1450)
+    sentences: list[str] = []
+    while sum(map(len, sentences)) < room - NEEDLE_ROOM * len(needles):
+        sentences.append(filler(random))
+    for needle in needles:
+        sentences.insert(random.randint(0, len(sentences)), needle.sentence)
+    blocks = []
+    while sentences:
+        cut = random.randint(4, 8)
+        blocks.append(Block("paragraph", " ".join(sentences[:cut])))
+        sentences = sentences[cut:]
+    asked = random.sample(needles, min(len(needles), random.randint(1, 3)))
+    return Article(
+        slug=f"leaf-{number}",
+        site=random.choice(SITES),
+        title=random.choice(TITLES).format(n=number),
+        language="en",
+        topic="general",
+        genre="chronicle",
+        blocks=(*blocks, *(Block("qa", needle.text) for needle in asked)),
+    )
+
+
+EVENTS = (
+    "a bell for {town} was cast, and it weighed {n} pounds",
+    "the bridge of {town} was opened by {who}",
+    "a fire in {town} burned {n} houses",
+    "{who} was made mayor of {town}",
+    "{n} travellers were snowed in at {town}",
+    "the market of {town} was moved to the square, as {who} had asked",
+    "the school of {town} was given {n} books by {who}",
+    "a flood took the mill of {town}, and {who} saved {n} sheep",
+    "{who} came to {town} with {n} wagons of salt",
+    "the harvest of {town} filled {n} barns",
+)
+
+
+def long_chronicle(random: Random, number: int) -> Article:
+    """Dated entries about towns that stand nowhere else, 3,000 words or more, with needles and questions about them."""
+    names = NameMaker(random)
+    towns, people = names.draw_many("place", 6), names.draw_many("last", 8)
+    needles = draw_needles(random, 6, for_questions=False)
+    entries: list[str] = []
+    year, length, facts = random.randint(1400, 1700), 0, []
+    while length < 3_000:
+        year += random.randint(1, 2)
+        who = f"{random.choice(PUPILS)} {random.choice(people)}"
+        event = random.choice(EVENTS).format(town=random.choice(towns), who=who, n=random.randint(2, 99))
+        date = f"{random.randint(1, 28)} {random.choice(MONTHS)} {year}"
+        facts.append(f"chronicle-{number}.entry-{len(entries)}")
+        entries.append(" ".join([f"{date}: {event}.", *(filler(random) for _ in range(random.randint(2, 5)))]))
+        length += len(entries[-1].split())
+    for needle, entry in zip(needles, sorted(random.sample(range(len(entries)), len(needles)))):
+        entries[entry] += f" {needle.sentence}"
+    return Article(
+        slug=f"annals-{number}",
+        site=random.choice(SITES),
+        title=f"The annals of {towns[0]} and its neighbours, volume {number}",
+        language="en",
+        topic="general",
+        genre="chronicle",
+        blocks=(
+            *(Block("paragraph", entry) for entry in entries),
+            *(Block("qa", needle.text) for needle in random.sample(needles, 3)),
+        ),
+        facts=tuple(facts),
+    )
+
+
+def chronicles(settings: WorldSettings) -> Iterator[Article]:
+    """All short chronicles, then the long ones."""
+    random = part_random(settings.seed, "short chronicles")
+    for number in range(1, settings.short_chronicles + 1):
+        yield short_chronicle(random, number)
+    random = part_random(settings.seed, "long chronicles")
+    for number in range(1, settings.long_chronicles + 1):
+        yield long_chronicle(random, number)
+
+
+def question_needles(settings: WorldSettings, count: int) -> Iterator[tuple[Needle, list[str]]]:
+    """Held-out needles, each with 400 sentences of filler to hide it in."""
+    random = part_random(settings.seed, "needle questions")
+    for _ in range(count):
+        yield draw_needles(random, 1, for_questions=True)[0], [filler(random) for _ in range(400)]
