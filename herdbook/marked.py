@@ -135,7 +135,7 @@ class _Builder:
 
     def build(self, node: yaml.Node, line: int) -> Marked:
         origin = f"{self.name}:{line}"
-        if node.tag and not node.tag.startswith("tag:yaml.org,2002:"):
+        if not node.tag.startswith("tag:yaml.org,2002:") or ":python/" in node.tag:
             self.problems.append(Problem(origin, f"recipes have no YAML tags, and here stands {node.tag!r}", line))
         if id(node) in self.open:
             self.problems.append(Problem(origin, "a YAML alias that holds itself", line))

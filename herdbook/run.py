@@ -24,7 +24,7 @@ from herdbook.energy import Meter
 from herdbook.fingerprint import entry_id, plain
 from herdbook.machine import code_version, machine
 from herdbook.recipe import Recipe
-from herdbook.schema import source_paths
+from herdbook.schema import source_paths, suggest
 from herdbook.settings import Settings, UserError
 from herdbook.stages import StageKind
 
@@ -96,6 +96,9 @@ def _wanted(recipe: Recipe, only: Iterable[str]) -> set[str]:
     only = list(only)
     if not only:
         return set(recipe.stages)
+    for name in only:
+        if name not in recipe.stages:
+            raise UserError(f"{recipe.path} has no stage {name!r}{suggest(name, recipe.stages)}")
     wanted: set[str] = set()
     left = only
     while left:

@@ -1,0 +1,46 @@
+"""The table of kinds and the rooms' functions agree: every input is a keyword, every setting has its line of help."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from herdbook.schema import fields
+from herdbook.settings import UserError
+from herdbook.stages import KINDS, StageKind, register
+
+REAL = [name for name in KINDS if not name.startswith("fake")]
+
+
+@pytest.fixture(params=REAL)
+def kind(request: pytest.FixtureRequest) -> StageKind:
+    return KINDS[request.param]
+
+
+def test_a_kinds_function_takes_its_inputs_by_keyword(kind: StageKind) -> None:
+    signature = inspect.signature(kind.load_function())
+    inputs = {takes.argument or name: () for name, takes in kind.takes.items()}
+    signature.bind(object(), **inputs, out=object())
+    needed = {name for name, item in signature.parameters.items() if item.default is inspect.Parameter.empty}
+    assert needed - {"settings", "out"} <= set(inputs)
+
+
+def test_every_setting_says_what_it_does(kind: StageKind) -> None:
+    silent = [item.name for item in fields(kind.settings_class()) if not item.help]
+    assert not silent, f"{kind.name} has settings without a line of help: {silent}"
+
+
+def test_no_setting_is_called_as_what_stands_beside_it(kind: StageKind) -> None:
+    assert {"kind", "from"}.isdisjoint(kind.settings_class().model_fields)
+    assert set(kind.either) <= set(kind.takes) | set(kind.settings_class().model_fields)
+
+
+def test_what_a_kind_takes_another_one_gives() -> None:
+    given = {KINDS[name].gives for name in REAL}
+    assert {takes.gives for name in REAL for takes in KINDS[name].takes.values()} <= given
+
+
+def test_a_kind_is_registered_once() -> None:
+    with pytest.raises(UserError, match="already"):
+        register(KINDS["world"])
