@@ -1,0 +1,152 @@
+"""Initial pre-training (§3.4): token sets to a base model, judged in bits per byte of held-out pages.
+
+Bits per byte count what a compressor would have to write for the same pages: the code of every token after
+a document's first (begin of text, which every document has), its end-of-text token included, over the bytes of
+its text. Thus the figure can stand beside xz's, and does not depend on the tokenizer.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from herdbook.pretrain.settings import ModelShape, PretrainSettings, shape_of
+from herdbook.settings import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from herdbook.model.transformer import Transformer
+    from herdbook.tokens.batches import HeldOut, PackedBatches
+    from herdbook.tokens.shards import TokenSets
+
+__all__ = ["ModelShape", "PretrainSettings", "bits_per_byte", "pretrain"]
+
+
+def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: Path) -> dict[str, Any]:
+    """Train on the token sets in `tokens` and write `out`/model, going on from what a killed run left in `out`.
+
+    `start` is a model entry to go on from. Returns loss (nats per token), bits_per_byte (of all held-out pages, and
+    per set), tokens, tokens_per_second, mfu, parameters, seconds. Raises UserError as `train` does, and when shape
+    and tokenizer don't fit.
+    """
+    from herdbook.console import log
+    from herdbook.tokens.batches import PackedBatches
+    from herdbook.tokens.shards import TokenSets
+    from herdbook.train.loop import train
+    from herdbook.train.machine import prepare
+    from herdbook.train.objective import NextToken
+
+    prepare(settings.threads)
+    sets = TokenSets.open(tokens)
+    batches = PackedBatches(
+        sets, mix=settings.mix, length=settings.length, rows=settings.rows, seed=settings.seed, packing=settings.packing
+    )
+    model = make_model(settings, sets, start)
+    if settings.compile:
+        for block in model.blocks:
+            block.feed_forward.compile()
+    parameters = sum(weight.numel() for weight in model.parameters())
+    log("model", parameters=parameters, sets=",".join(batches.names), **_passes(settings, batches))
+    validate = Validation(settings, batches)
+    figures = train(model, NextToken(), batches, settings, out, validate=validate if validate.names else None)
+    export(model, settings, sets, tokens, out)
+    return {**nested(figures), "parameters": parameters}
+
+
+def make_model(settings: PretrainSettings, sets: TokenSets, start: Path | None) -> Transformer:
+    """The model before its first step: loaded from `start`, or drawn from the seed."""
+    import torch
+
+    from herdbook.model.huggingface import load_model
+    from herdbook.model.transformer import Transformer
+
+    if start is None:
+        if settings.model is None:
+            raise UserError("pretrain needs model: a preset's name or a shape, or a model stage to go on from")
+        model = Transformer(shape_of(settings.model, sets.vocab_size))
+        model.initialize(settings.seed)
+        return model
+    model = load_model(start / "model", dtype=torch.float32)
+    if model.config.vocab_size < sets.vocab_size:
+        raise UserError(
+            f"{start}: its vocabulary of {model.config.vocab_size} is smaller than that of the tokens, {sets.vocab_size}; "
+            "pack the documents with the model's own tokenizer"
+        )
+    if settings.model is not None:
+        wanted = shape_of(settings.model, sets.vocab_size)
+        if wanted.model_copy(update={"vocab_size": model.config.vocab_size}) != model.config:
+            raise UserError(f"{start}: the model to go on from has another shape than model={settings.model}; leave it out")
+    return model
+
+
+class Validation:
+    """Bits per byte of held-out pages: a sample within the run, all at its end."""
+
+    def __init__(self, settings: PretrainSettings, batches: PackedBatches) -> None:
+        self.settings, self.batches = settings, batches
+        self.names = [name for name in batches.names if len(batches.sets.sets[name]["heldout"])]
+
+    def __call__(self, model: nn.Module, final: bool) -> dict[str, float]:
+        """`bits_per_byte` over all sets together, and `bits_per_byte/SET` where there are several."""
+        limit = self.settings.final_tokens if final else self.settings.validate_tokens
+        bits, size, figures = 0.0, 0, {}
+        for name in self.names:
+            share = None if limit is None else max(1, limit // len(self.names))
+            pages = self.batches.heldout(name, share)
+            found = bits_of(model, pages)
+            bits, size = bits + found, size + pages.bytes
+            figures[f"bits_per_byte/{name}"] = found / max(pages.bytes, 1)
+        together = {"bits_per_byte": bits / max(size, 1)}
+        return together | (figures if len(figures) > 1 else {})
+
+
+def bits_of(model: nn.Module, pages: HeldOut) -> float:
+    """Bits that code the held-out documents with the model's predictions."""
+    import torch
+
+    from herdbook.train.objective import NextToken
+
+    objective, nats = NextToken(), 0.0
+    with torch.no_grad():
+        for batch in pages:
+            nats += float(objective(model, batch).total)  # type: ignore[arg-type]
+    return nats / math.log(2)
+
+
+def bits_per_byte(model: nn.Module, pages: HeldOut) -> float:
+    """Bits per byte of text of held-out documents."""
+    return bits_of(model, pages) / max(pages.bytes, 1)
+
+
+def export(model: Transformer, settings: PretrainSettings, sets: TokenSets, tokens: Path, out: Path) -> None:
+    """Write the trained model and its tokenizer as one Hugging Face folder, `out`/model."""
+    import torch
+
+    from herdbook.model.huggingface import save_model
+    from herdbook.tokens.tokenizer import Tokenizer
+
+    folder = out / "model"
+    folder.mkdir(exist_ok=True)
+    tokenizer = Tokenizer.load(tokens / "tokenizer")
+    tokenizer.save(folder)
+    dtype = torch.float32 if settings.export_dtype == "float32" else torch.bfloat16
+    save_model(model, folder, dtype=dtype, bos_id=sets.bos_id, eos_ids=[sets.eos_id])
+
+
+def nested(figures: dict[str, Any]) -> dict[str, Any]:
+    """`bits_per_byte/SET` moved into a mapping of its own, as entries' metrics are nested."""
+    flat = {key: value for key, value in figures.items() if "/" not in key}
+    for key, value in figures.items():
+        if "/" in key:
+            name, one = key.split("/", 1)
+            flat.setdefault(f"{name}_of", {})[one] = value
+    return flat
+
+
+def _passes(settings: PretrainSettings, batches: PackedBatches) -> dict[str, float]:
+    """How many times the run goes through each set."""
+    return {
+        f"epochs_{name}": passes for name, passes in batches.epochs(settings.total_steps * settings.accumulate).items()
+    }

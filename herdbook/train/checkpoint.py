@@ -1,0 +1,195 @@
+"""Checkpoints: torch DCP, a new folder per step, `.metadata` the commit mark (§3.3).
+
+    checkpoints/step-00000100/{.metadata, __0_0.distcp, run.json, checksums.json}
+
+A folder is never written twice: a save that was killed has no `.metadata` and is thrown away. Checksums are
+compared before anything is loaded, so a damaged checkpoint is set aside and the newest whole one is used.
+Saving is done by a thread on a copy of the tensors; the loop goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from herdbook.console import log
+from herdbook.files import read_json, sync_folder, write_json
+from herdbook.settings import UserError
+
+PREFIX = "step-"
+MARK, RUN, CHECKSUMS = ".metadata", "run.json", "checksums.json"
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+State = dict[str, Any]
+"""What is saved: nested dicts of tensors, loaded in place."""
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.pending: Future[None] | None = None
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a committed checkpoint, oldest first."""
+        found = self.folder.glob(f"{PREFIX}*/{MARK}")
+        return sorted(int(mark.parent.name.removeprefix(PREFIX)) for mark in found if _is_step(mark.parent))
+
+    def path(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"{PREFIX}{step:08d}"
+
+    def save(self, step: int, state: State, run: dict[str, Any]) -> None:
+        """Start saving the state after `step` steps; waits for the save before. `run` is what JSON can hold.
+
+        Raises UserError when the disk is full or can't be written; older checkpoints stay.
+        """
+        self.wait()
+        copied = _copied(state)
+        self.pending = self.pool.submit(self._write, step, copied, {"step": step, **run})
+
+    def wait(self) -> None:
+        """Wait until what was saved is on disk; raises what the save raised."""
+        if self.pending is not None:
+            pending, self.pending = self.pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Wait and stop the thread."""
+        try:
+            self.wait()
+        finally:
+            self.pool.shutdown()
+
+    def newest(self) -> dict[str, Any] | None:
+        """The `run` of the newest whole checkpoint, None where there is none; sets aside damaged and partial ones."""
+        for folder in self.folder.glob(f"{PREFIX}*"):
+            if _is_step(folder) and not (folder / MARK).exists():
+                shutil.rmtree(folder)  # killed while it was written
+        for step in reversed(self.steps()):
+            reason = damage(self.path(step))
+            if reason is None:
+                run: dict[str, Any] = read_json(self.path(step) / RUN)
+                return run
+            self._set_aside(step, reason)
+        return None
+
+    def load(self, step: int, state: State) -> None:
+        """Load a checkpoint into the tensors of `state`."""
+        import torch.distributed.checkpoint as dcp
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.load(state, checkpoint_id=self.path(step), no_dist=True)
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        path = self.path(step)
+        aside = path.with_name(f"damaged-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        log("checkpoint_damaged", step=step, reason=reason, moved_to=aside.name)
+
+    def _write(self, step: int, state: State, run: dict[str, Any]) -> None:
+        import torch.distributed.checkpoint as dcp
+
+        path = self.path(step)
+        try:
+            shutil.rmtree(path, ignore_errors=True)  # only ever a partial one
+            path.mkdir(parents=True)
+            write_json(path / RUN, run)
+            writer = dcp.FileSystemWriter(path, single_file_per_rank=True, thread_count=1)
+            dcp.save(state, storage_writer=writer, no_dist=True)
+            write_json(path / CHECKSUMS, checksums(path))
+            sync_folder(self.folder)
+        except Exception as error:
+            if not (path / CHECKSUMS).exists():
+                (path / MARK).unlink(missing_ok=True)
+                shutil.rmtree(path, ignore_errors=True)
+            raise UserError(_save_failed(path, error)) from error
+        for old in self.steps()[: -self.keep]:
+            (self.path(old) / MARK).unlink(missing_ok=True)  # first, so that a kill leaves no half that looks whole
+            shutil.rmtree(self.path(old), ignore_errors=True)
+
+
+def _is_step(folder: Path) -> bool:
+    return folder.name.removeprefix(PREFIX).isdigit()
+
+
+def _copied(state: State) -> State:
+    return {
+        key: value.detach().clone() if isinstance(value, Tensor) else _copied(value) if isinstance(value, dict) else value
+        for key, value in state.items()
+    }
+
+
+def _save_failed(path: Path, error: Exception) -> str:
+    causes = [cause for cause in _causes(error) if isinstance(cause, OSError)]
+    reason = causes[0] if causes else error
+    if any(cause.errno in FULL for cause in causes):
+        return f"{path}: the disk is full ({reason}); older checkpoints are whole: free some space and run again"
+    return f"{path}: the checkpoint could not be written ({reason}); older checkpoints are whole: run again to go on"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        # DCP gathers the errors of all ranks: {rank: (exception, traceback)}.
+        for failure in getattr(error, "failures", {}).values():
+            yield from _causes(failure[0] if isinstance(failure, tuple) else failure)
+        error = error.__cause__ or error.__context__
+
+
+def checksums(folder: Path) -> dict[str, int]:
+    """CRC-32 of every file of a checkpoint but the list itself."""
+    sums = {}
+    for path in sorted(folder.iterdir()):
+        if path.name == CHECKSUMS or not path.is_file() or path.name.endswith(".tmp"):
+            continue
+        value = 0
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                value = zlib.crc32(block, value)
+        sums[path.name] = value
+    return sums
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a committed checkpoint, None when it is whole.
+
+    One that was killed between commit and checksums has no list; it was synced to disk before, so it is whole.
+    """
+    try:
+        if not (folder / CHECKSUMS).exists():
+            read_json(folder / RUN)
+            return None
+        expected, found = read_json(folder / CHECKSUMS), checksums(folder)
+    except (OSError, ValueError) as error:
+        return f"unreadable: {error}"
+    wrong = [name for name, value in expected.items() if found.get(name) != value]
+    return f"changed or missing: {', '.join(wrong)}" if wrong else None
+
+
+def random_state() -> dict[str, Tensor]:
+    """The state of torch's generators, as tensors."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Tensor]) -> None:
+    """Set torch's generators."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

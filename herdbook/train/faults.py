@@ -1,0 +1,74 @@
+"""Faults a run meets: a request to stop, and losses that are not finite.
+
+A stop asked for (Ctrl-C, a scheduler's SIGTERM) is kept until the step is done, so that a checkpoint can be
+written first; asked a second time it takes effect at once.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from herdbook.console import log
+from herdbook.settings import UserError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Within the block, the first SIGINT or SIGTERM is only noted in `signal`."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self.before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self.before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self._give_back()
+
+    def stop(self, step: int) -> None:
+        """End the run as the signal asks; call it when the checkpoint is on disk."""
+        assert self.signal is not None
+        log("stopped", signal=self.signal.name, step=step, resume="run the same command again")
+        if self.signal is signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self.signal)
+
+
+class Skips:
+    """Counts steps that were skipped because loss or gradient was not finite, and stops when they are too many."""
+
+    def __init__(self, limit: int, in_a_row: int = 0, total: int = 0) -> None:
+        self.limit, self.in_a_row, self.total = limit, in_a_row, total
+
+    def must_skip(self, step: int, loss: float, norm: float, learning_rate: float) -> bool:
+        """Whether the step has to be left out; raises UserError at the `limit + 1`-th in a row."""
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.in_a_row = 0
+            return False
+        self.in_a_row += 1
+        self.total += 1
+        if self.in_a_row > self.limit:
+            raise UserError(
+                f"step {step}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}, not finite for the "
+                f"{self.in_a_row}. time in a row (max_skipped={self.limit}), at a learning rate of {learning_rate:.3g}. "
+                "Lower peak_lr or clip, lengthen warmup, or use precision=fp32; the last checkpoint is from before it"
+            )
+        log("step_skipped", step=step, loss=loss, gradient_norm=norm, in_a_row=self.in_a_row)
+        return True

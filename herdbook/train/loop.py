@@ -1,0 +1,266 @@
+"""ONE loop for every objective (§3.3): pre-training, SFT, reward, DPO differ in objective and batch source only.
+
+A run is a pure function of model, data and settings: the batch, the learning rate and the momentum of a step
+follow from its number, so weights, optimizer state, generators and that number are all a checkpoint
+holds, and a run that was killed ends with the weights of one that was not, to the last bit (with the same
+number of threads).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from herdbook.console import log, progress
+from herdbook.settings import UserError
+from herdbook.train.checkpoint import Checkpoints, random_state, restore_random_state
+from herdbook.train.faults import Skips, StopRequest
+from herdbook.train.machine import faster_precision, measured_peak, prepare
+from herdbook.train.metrics import MetricsLog
+from herdbook.train.objective import Objective
+from herdbook.train.optimizer import Optimizers, scale_gradients
+from herdbook.train.settings import TrainSettings
+
+Validate = Callable[[nn.Module, bool], dict[str, float]]
+"""Judges the model (gradients off, under the loop's autocast), True at the end; its figures go into the record."""
+
+
+class BatchSource(Protocol):
+    """Batches as a pure function of their number; micro-batch m of step s has number s * accumulate + m."""
+
+    def batch(self, step: int) -> Any: ...
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    batches: BatchSource,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    validate: Validate | None = None,
+) -> dict[str, Any]:
+    """Train `model` in place up to `settings.total_steps`, going on from `folder`/checkpoints where there are any.
+
+    Writes checkpoints, metrics.jsonl and tensorboard/ in `folder`. Returns the run's figures: loss (mean of the last
+    tenth of the steps, nats per counted token), tokens, seconds, tokens_per_second, mfu, …, and the last validation's.
+    Raises UserError on another model's checkpoints, on a full disk, and when the loss stays not finite;
+    KeyboardInterrupt or SystemExit after a checkpoint when asked to stop.
+    """
+    run = Run(model, objective, batches, settings, folder, validate)
+    run.resume()
+    try:
+        with StopRequest() as request:
+            run.go(request)
+    finally:
+        run.close()
+    return run.figures()
+
+
+class Run:
+    """One run of the loop: what is trained, and where it stands."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        batches: BatchSource,
+        settings: TrainSettings,
+        folder: Path,
+        validate: Validate | None,
+    ) -> None:
+        self.threads = prepare(settings.threads)
+        self.model, self.objective, self.batches = model, objective, batches
+        self.settings, self.folder, self.validate = settings, folder, validate
+        self.device = next(model.parameters()).device
+        self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints)
+        self.found = self.checkpoints.newest()
+        # A resumed run must not choose anew: a busy machine may measure another winner.
+        self.precision = self.found["precision"] if self.found else self._chosen_precision()
+        self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        self.optimizers = Optimizers(model, settings, self.dtype)
+        self.step = self.tokens = 0
+        self.saved: int | None = None
+        self.seconds = self.flops = self.full_flops = 0.0
+        self.skips = Skips(settings.max_skipped)
+        self.losses: list[float] = []
+        self.validation: dict[str, float] = {}
+        self.metrics: MetricsLog | None = None
+
+    def _chosen_precision(self) -> str:
+        return faster_precision(self.device) if self.settings.precision == "auto" else self.settings.precision
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with: the trained shapes and what trains them."""
+        shapes = {name: list(weight.shape) for name, weight in self.model.named_parameters()}
+        config = getattr(self.model, "config", None)
+        shape = config.model_dump(mode="json") if config is not None else {}
+        return {"model": shape, "shapes": shapes, "optimizer": self.settings.optimizer}
+
+    def state(self) -> dict[str, Any]:
+        """All tensors of the run, by name; loading into them restores it."""
+        return {
+            "model": dict(self.model.named_parameters()),
+            "optimizer": self.optimizers.state(),
+            "random": random_state(),
+        }
+
+    def resume(self) -> None:
+        """Load the newest whole checkpoint, if there is one, and open the record."""
+        found = self.found
+        if found is not None:
+            self._check_identity(found["identity"])
+            state = self.state()
+            self.checkpoints.load(found["step"], state)
+            restore_random_state(state["random"])
+            self.step, self.saved = found["step"], found["step"]
+            for key in ("tokens", "seconds", "flops", "full_flops", "losses", "validation"):
+                setattr(self, key, found[key])
+            self.skips = Skips(self.settings.max_skipped, *found["skips"])
+            log("resumed", step=self.step, of=self.settings.total_steps, folder=self.folder)
+            if found["threads"] != self.threads:
+                log("resumed_inexactly", threads=self.threads, threads_before=found["threads"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.metrics = MetricsLog(self.folder, self.step, self.settings.tensorboard)
+
+    def _check_identity(self, saved: dict[str, Any]) -> None:
+        now = self.identity
+        if saved == now:
+            return
+        differs = [
+            f"{key}: {saved[part].get(key)} there, {now[part].get(key)} here"
+            for part in ("model", "shapes")
+            for key in sorted(saved[part].keys() | now[part].keys())
+            if saved[part].get(key) != now[part].get(key)
+        ] or [f"optimizer: {saved['optimizer']} there, {now['optimizer']} here"]
+        raise UserError(
+            f"{self.checkpoints.folder}: the checkpoints are of another model ({'; '.join(differs[:3])}); "
+            "give the settings they were made with, or another folder"
+        )
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which the model runs."""
+        return torch.autocast(self.device.type, dtype=self.dtype) if self.precision == "bf16" else nullcontext()
+
+    def go(self, request: StopRequest) -> None:
+        """Do the steps that are left."""
+        settings, total = self.settings, self.settings.total_steps
+        peak = settings.peak_flops or measured_peak(self.dtype, self.device)
+        log(
+            "train", steps=total, first=self.step, optimizer=settings.optimizer, precision=self.precision,
+            threads=self.threads, peak_gflops=peak / 1e9,
+        )  # fmt: skip
+        with progress("train", total, "steps") as tracker:
+            tracker.advance(self.step)
+            while self.step < total:
+                record = self._one_step(peak)
+                self.step += 1
+                due = settings.validate_every and self.step % settings.validate_every == 0
+                if self.validate is not None and (due or self.step == total):
+                    record |= self._validated()
+                assert self.metrics is not None
+                self.metrics.write(self.step - 1, record)
+                tracker.note(loss=record["loss"], tokens_per_second=record["tokens_per_second"])
+                tracker.advance(1)
+                due = settings.checkpoint_every and self.step % settings.checkpoint_every == 0
+                if due or self.step == total or request.signal is not None:
+                    self.save()
+                if request.signal is not None:
+                    self.checkpoints.wait()
+                    if self.step < total:
+                        request.stop(self.step)
+        self.checkpoints.wait()
+
+    def _one_step(self, peak: float) -> dict[str, float]:
+        """Gradients of all micro-batches, summed, made a mean over all that was counted, clipped, applied."""
+        start = time.perf_counter()
+        share = self.optimizers.set_step(self.step)
+        count, tokens, flops, full_flops = 0, 0, 0.0, 0.0
+        total: Tensor = torch.zeros((), device=self.device)
+        sums: dict[str, Tensor] = {}
+        for micro in range(self.settings.accumulate):
+            batch = self.batches.batch(self.step * self.settings.accumulate + micro)
+            if self.device.type != "cpu":
+                batch = batch.to(self.device)
+            with self.autocast():
+                loss = self.objective(self.model, batch)  # type: ignore[arg-type]
+            loss.total.backward()
+            total = total + loss.total.detach()
+            count, tokens = count + loss.count, tokens + loss.tokens
+            flops, full_flops = flops + loss.flops, full_flops + loss.full_flops
+            for key, value in loss.metrics.items():
+                sums[key] = sums.get(key, 0) + value.detach()
+        divisor = max(count, 1)
+        norm = scale_gradients(self.optimizers.weights, divisor, self.settings.clip)
+        mean, norm_value = float(total) / divisor, float(norm)
+        rate = self.optimizers.rates()
+        if not self.skips.must_skip(self.step, mean, norm_value, max(rate.values())):
+            self.optimizers.step()
+        self.optimizers.zero_grad()
+        seconds = time.perf_counter() - start
+        self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+        self.flops, self.full_flops = self.flops + flops, self.full_flops + full_flops
+        if math.isfinite(mean):  # the mean of the last tenth of the steps is the run's loss
+            self.losses = [*self.losses, mean][-max(1, self.settings.total_steps // 10) :]
+        return {
+            "loss": mean,
+            **{key: float(value) / divisor for key, value in sums.items()},
+            **rate,
+            "lr_share": share,
+            "gradient_norm": norm_value,
+            "counted": count,
+            "tokens": self.tokens,
+            "tokens_per_second": tokens / seconds,
+            "mfu": flops / seconds / peak,
+            "mfu_full_attention": full_flops / seconds / peak,
+        }
+
+    def _validated(self) -> dict[str, float]:
+        assert self.validate is not None
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), self.autocast():
+            self.validation = self.validate(self.model, self.step == self.settings.total_steps)
+        self.model.train(training)
+        log("validated", step=self.step, **self.validation)
+        return self.validation
+
+    def save(self) -> None:
+        """Start writing a checkpoint of where the run stands, unless there is one."""
+        if self.saved == self.step:
+            return
+        self.saved = self.step
+        keys = ("tokens", "seconds", "flops", "full_flops", "losses", "validation", "precision", "threads")
+        run = {key: getattr(self, key) for key in keys}
+        run |= {"identity": self.identity, "skips": [self.skips.in_a_row, self.skips.total]}
+        self.checkpoints.save(self.step, self.state(), run)
+
+    def close(self) -> None:
+        """Let go of files and threads."""
+        if self.metrics is not None:
+            self.metrics.close()
+        self.checkpoints.close()
+
+    def figures(self) -> dict[str, Any]:
+        """The run's figures."""
+        seconds = max(self.seconds, 1e-9)
+        peak = self.settings.peak_flops or measured_peak(self.dtype, self.device)
+        return {
+            "loss": sum(self.losses) / max(len(self.losses), 1),
+            "steps": self.step,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens / seconds,
+            "mfu": self.flops / seconds / peak,
+            "mfu_full_attention": self.full_flops / seconds / peak,
+            "skipped_steps": self.skips.total,
+            **self.validation,
+        }

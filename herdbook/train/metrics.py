@@ -1,0 +1,73 @@
+"""The record of a run: one JSON line per step in `metrics.jsonl`, the same values as TensorBoard events.
+
+A killed run has records of steps after its last checkpoint; a resumed run takes those back first, so the
+file has every step once, in order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Appends records to `folder`/metrics.jsonl and `folder`/tensorboard."""
+
+    def __init__(self, folder: Path, next_step: int, tensorboard: bool = True) -> None:
+        """Records of `next_step` and later, and a half-written last line, are cut off."""
+        self.path = folder / "metrics.jsonl"
+        keep_before(self.path, next_step)
+        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+        self.writer: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step, flush_secs=30)
+
+    def write(self, step: int, record: dict[str, Any]) -> None:
+        """Write one step's values; numbers that JSON does not have become null."""
+        clean = {key: _finite(value) for key, value in record.items()}
+        self.file.write(json.dumps({"step": step, **clean}) + "\n")
+        self.file.flush()
+        if self.writer is not None:
+            for key, value in record.items():
+                if isinstance(value, (int, float)):
+                    self.writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Flush and close both files."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def keep_before(path: Path, next_step: int) -> None:
+    """Cut a metrics file before its first record of `next_step` or later, or its first broken line."""
+    if not path.exists():
+        return
+    good = 0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                whole = line.endswith(b"\n") and json.loads(line)["step"] < next_step
+            except (ValueError, KeyError, TypeError):
+                whole = False
+            if not whole:
+                break
+            good += len(line)
+    os.truncate(path, good)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All records of a metrics file, in order."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

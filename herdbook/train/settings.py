@@ -1,0 +1,111 @@
+"""Settings of the training loop. They import no torch, so that listing the kinds of stages starts fast."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from herdbook.settings import Settings, UserError
+
+
+class TrainSettings(Settings):
+    """How long, how fast and how safely a model is trained."""
+
+    steps: int | None = Field(None, gt=0)
+    """Optimizer steps; give this or `tokens`."""
+
+    tokens: int | None = Field(None, gt=0)
+    """Budget in tokens of the rows; steps are this / (rows * length * accumulate), rounded up."""
+
+    rows: int = Field(8, gt=0)
+    """Rows of one micro-batch."""
+
+    length: int = Field(512, gt=1)
+    """Tokens of one row."""
+
+    accumulate: int = Field(1, gt=0)
+    """Micro-batches whose gradients make one step."""
+
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """muon: orthogonalised momentum for the blocks' matrices, AdamW for the rest; adamw: AdamW for all (the paper's)."""
+
+    peak_lr: float | None = Field(None, gt=0)
+    """Highest learning rate of the blocks' matrices; when not given 0.02 with muon, 0.002 with adamw."""
+
+    embedding_lr: float | None = Field(None, gt=0)
+    """Highest learning rate of the embedding; when not given 0.2 * sqrt(128 / dim) with muon, peak_lr with adamw."""
+
+    head_lr: float | None = Field(None, gt=0)
+    """Highest learning rate of the head, or of the embedding it is tied to; when not given 0.01 * sqrt(128 / dim) with muon."""
+
+    norm_lr: float | None = Field(None, gt=0)
+    """Highest learning rate of the norms' scales; when not given 0.01 with muon, peak_lr with adamw."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay of the mean and of the mean square of gradients, per step."""
+
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """Muon's momentum, reached from 0.85 over the first 300 steps."""
+
+    weight_decay: float = Field(0.1, ge=0)
+    """Share of a matrix of the blocks taken away per step, times its learning rate; norms and embeddings keep theirs."""
+
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient of all weights together."""
+
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "linear"
+    """Shape of the learning rate after warm-up: cosine or linear to `floor`, or wsd: level, then linear to `floor`."""
+
+    warmup: int = Field(20, ge=0)
+    """Steps in which the learning rate rises from 0 to its highest."""
+
+    floor: float = Field(0.0, ge=0, le=1)
+    """Where the learning rate ends, as a share of its highest (§3.4: 0.01)."""
+
+    decay: float = Field(0.5, gt=0, le=1)
+    """Share of the steps in which the wsd schedule falls."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Type of the matrix products; auto takes bf16 where a short trial finds it faster. Weights are always fp32."""
+
+    compile: bool = False
+    """Compile the feed-forward parts of the blocks; worth it for long runs only."""
+
+    validate_every: int = Field(0, ge=0)
+    """Steps between validations; 0 validates at the end only."""
+
+    checkpoint_every: int = Field(200, ge=0)
+    """Steps between checkpoints; 0 keeps one at the end only."""
+
+    keep_checkpoints: int = Field(2, gt=0)
+    """How many of the newest checkpoints are kept."""
+
+    max_skipped: int = Field(3, ge=0)
+    """Steps in a row that may be skipped because loss or gradient is not finite, before the run stops."""
+
+    seed: int = 0
+    """Seed of the weights and of the order of data."""
+
+    threads: int | None = Field(None, gt=0)
+    """CPU threads; when not given OMP_NUM_THREADS, else the physical cores this process may use."""
+
+    peak_flops: float | None = Field(None, gt=0)
+    """Floating point operations per second the machine can do, for MFU; measured by a short product when not given."""
+
+    tensorboard: bool = True
+    """Write TensorBoard events beside metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> TrainSettings:
+        if (self.steps is None) == (self.tokens is None):
+            raise UserError(f"give either steps or tokens, not both or none (steps={self.steps}, tokens={self.tokens})")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        if self.steps is not None:
+            return self.steps
+        assert self.tokens is not None
+        return -(-self.tokens // (self.rows * self.length * self.accumulate))
