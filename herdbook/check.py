@@ -47,11 +47,16 @@ def check_settings(name: str, node: Marked, kind: StageKind, fed: bool, problems
 
 
 def _told_once(error: ValidationError, node: Marked) -> Iterator[ErrorDetails]:
-    """The errors of a validation; of a union's many complaints about one value only the first."""
+    """The errors of a validation; of a union's many complaints about one value only the first.
+
+    Where one branch of a union complains of the whole value and another of something within it, the other one was meant.
+    """
+    found = [(_real(item, node), item) for item in error.errors(include_url=False)]
     seen: set[schema.Location] = set()
-    for item in error.errors(include_url=False):
-        location = _real(item, node)
-        if location not in seen:
+    for location, item in found:
+        branch = item["type"] != "extra_forbidden" and len(item["loc"]) > len(location)
+        deeper = any(len(other) > len(location) and other[: len(location)] == location for other, _ in found)
+        if location not in seen and not (branch and deeper):
             seen.add(location)
             yield item
 

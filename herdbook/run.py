@@ -88,7 +88,6 @@ def plan(recipe: Recipe, book: Book, only: Iterable[str] = ()) -> list[Task]:
         task = make_task(book, name, stage.kind, stage.settings, inputs)
         ids[name] = task.id
         tasks.append(task)
-    book.fingerprints.save()
     return tasks
 
 
@@ -113,7 +112,9 @@ def run_recipe(recipe: Recipe, book: Book, only: Iterable[str] = ()) -> dict[str
     """Run what is not in the book yet; stage name → entry, in order."""
     entries: dict[str, Entry] = {}
     with ended_by_signals():
-        for task in plan(recipe, book, only):
+        tasks = plan(recipe, book, only)
+        book.fingerprints.save()
+        for task in tasks:
             entries[task.stage] = run_task(book, task)
     return entries
 

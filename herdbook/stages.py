@@ -92,13 +92,14 @@ register(
         settings="herdbook.world.settings:WorldSettings",
         function="herdbook.world.crawl:write_world",
         gives="world",
+        headline=("pages", "tokens"),
     )
 )
 register(
     StageKind(
         name="curate",
         help="Turns pages into documents: read, extract, measure, decide by rules, deduplicate.",
-        settings="herdbook.corpus.curate:CurateSettings",
+        settings="herdbook.corpus.settings:CurateSettings",
         function="herdbook.corpus.curate:curate",
         takes={"pages": Takes("world", required=False, many=True)},
         gives="documents",
@@ -124,6 +125,7 @@ register(
         function="herdbook.tokens.train:train_tokenizer",
         takes={"documents": Takes("documents", many=True)},
         gives="tokenizer",
+        headline=("vocab_size", "bytes_per_token"),
     )
 )
 register(
@@ -134,24 +136,26 @@ register(
         function="herdbook.tokens.pack:pack",
         takes={"documents": Takes("documents", many=True, keyed=True), "tokenizer": Takes("tokenizer")},
         gives="tokens",
+        headline=("*.train.tokens",),
     )
 )
 register(
     StageKind(
         name="pretrain",
         help="Trains a Llama-3-style model on token shards, from random weights or on from a model.",
-        settings="herdbook.pretrain.stages:PretrainSettings",
+        settings="herdbook.pretrain.settings:PretrainSettings",
         function="herdbook.pretrain.stages:pretrain",
         takes={"tokens": Takes("tokens"), "model": Takes("model", required=False, argument="start")},
         gives="model",
         resumes=True,
+        headline=("parameters", "tokens", "bits_per_byte"),
     )
 )
 register(
     StageKind(
         name="evaluate",
         help="Asks a model questions and scores the answers, with 95 % intervals.",
-        settings="herdbook.evaluate.run:EvaluateSettings",
+        settings="herdbook.evaluate.settings:EvaluateSettings",
         function="herdbook.evaluate.run:evaluate",
         takes={
             "model": Takes("model"),

@@ -63,6 +63,13 @@ MISTAKES = {
     "a quoted number for a number": ("steps: 5", "steps: '5'", 7, ["base.steps", '"5"', "integer"]),
     "a boolean for a number": ("steps: 5", "steps: true", 7, ["base.steps", "true", "integer"]),
     "a list for settings": ("width: 16", "- 16", 8, ["base.model", "[16]"]),
+    "a mistake in one branch of a union": (
+        "steps: 5",
+        "steps: 5\n    start: {widht: 3}",
+        8,
+        ["base.start.widht", "'width'"],
+    ),
+    "a value for no branch of a union": ("steps: 5", "steps: 5\n    start: 3", 8, ["base.start", "not 3"]),
     "a wrong choice": ("steps: 5", "steps: 5\n    optimizer: adam", 8, ["base.optimizer", '"adam"', "'adamw'"]),
     "a required setting left out": ("    steps: 5\n", "", 4, ["base.steps must be given", "Steps to take."]),
     "a kind mistyped": ("kind: fake-slow", "kind: fake-slwo", 5, ["fake-slwo", "'fake-slow'"]),
@@ -259,3 +266,8 @@ def test_source_paths_are_found_wherever_they_stand(tmp_path: Path) -> None:
     assert list(schema.source_paths(many)) == [
         ("one",), ("maybe",), ("several", 0), ("several", 1), ("named", "a"), ("pair", 1),
     ]  # fmt: skip
+
+
+def test_a_unions_other_branches_do_not_complain_besides(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, GOOD.replace("steps: 5", "steps: 5\n    start: {widht: 3}"))
+    assert "base.start.widht" in str(found)

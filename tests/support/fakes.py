@@ -63,6 +63,9 @@ class SlowSettings(Settings):
     model: Nested = Nested()
     """The model's shape."""
 
+    start: str | Nested | None = None
+    """A name or a shape."""
+
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Which optimizer."""
 
