@@ -1,9 +1,9 @@
 """Chronicles: entries of small doings among which stand a few needles, and questions about the needles at the end.
 
 A needle is "The secret code of the <adjective> <noun> is <colour> <number>." and its question names the key in the
-same words, so what has to be learnt is only to look back and copy. A code of a colour and a number can't be guessed (1,080 of
-them) and costs two tokens. Short chronicles teach this within one row of a small model; long ones are longer than any
-context. Keys and codes of questions never stand in a page.
+same words, so what has to be learnt is only to look back and copy. A code of a colour and a number can't be guessed
+(there are 1,080) and costs two tokens. Short chronicles teach this within one row of a small model; long ones are
+longer than any context. Keys and codes of questions never stand in a page.
 """
 
 from __future__ import annotations

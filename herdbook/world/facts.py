@@ -131,7 +131,8 @@ def make_entities(kind: EntityKind, count: int, name: Callable[[], str]) -> list
 def make_register(settings: WorldSettings) -> Register:
     """The people, places and animals of the world with these settings."""
     random = part_random(settings.seed, "entities")
-    names = NameMaker(random)
+    common = (*WORKPLACES, *INSTRUMENTS, *PRODUCTS, *COLOURS)
+    names = NameMaker(random, reserved=[value.removeprefix("the ") for value in common])
     first_names = names.draw_many("first", 40)
     regions, rivers = names.draw_many("region", 14), names.draw_many("river", 24)
     people = make_entities("person", settings.people, lambda: f"{random.choice(first_names)} {names.draw('last')}")

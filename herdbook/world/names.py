@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Iterable
 from random import Random
 
 
@@ -44,9 +45,9 @@ def part_random(seed: int, part: str) -> Random:
 class NameMaker:
     """Draws names that were not drawn before; no two of a kind share their stem."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, reserved: Iterable[str] = ()) -> None:
         self.random = random
-        self.taken: set[str] = {name.lower() for name in PUPILS}
+        self.taken: set[str] = {word.lower() for word in (*PUPILS, *reserved)}
         self.stems: set[tuple[str, str]] = set()
 
     def draw(self, kind: str) -> str:

@@ -125,10 +125,10 @@ def work(total: int, sign: str, number: int) -> int:
     return {"+": total + number, "-": total - number, "*": total * number, "/": total // number}[sign]
 
 
-def make_problem(random: Random, steps: int) -> Problem:
-    """A problem in words, drawn at random; held out or not."""
-    name = random.choice(tuple(STORIES))
-    story = STORIES[name]
+def make_problem(random: Random, steps: int, stories: dict[str, Story] = STORIES) -> Problem:
+    """A problem in words, drawn at random from these stories; held out or not."""
+    name = random.choice(tuple(stories))
+    story = stories[name]
     start, events, _ = draw_numbers(random, steps)
     slots = {"p": random.choice(PUPILS), "x": random.choice(story.things)}
     sentences = [story.start.format(n=start, **slots)]
@@ -155,13 +155,14 @@ def page_problems(settings: WorldSettings) -> Iterator[Problem]:
         yield problem
 
 
-def question_problems(settings: WorldSettings, per_step: int) -> Iterator[Problem]:
+def question_problems(
+    random: Random, per_step: int, steps_wanted: tuple[int, ...] = (1, 2, 3, 4), stories: dict[str, Story] = STORIES
+) -> Iterator[Problem]:
     """Held-out problems, `per_step` different ones for each number of steps."""
-    random = part_random(settings.seed, "problem questions")
-    for steps in (1, 2, 3, 4):
+    for steps in steps_wanted:
         asked: set[str] = set()
         while len(asked) < per_step:
-            problem = make_problem(random, steps)
+            problem = make_problem(random, steps, stories)
             if problem.held_out and problem.question not in asked:
                 asked.add(problem.question)
                 yield problem

@@ -34,8 +34,11 @@ class WorldSettings(Settings):
     animals: int = Field(120, ge=6)
     """Invented animals with four attributes each and, but for founders, a sire and a dam."""
 
-    language_articles: int = Field(130, ge=1)
-    """Articles in each of German, French, Spanish and Italian: half tell facts, half hold word problems."""
+    language_facts: int = Field(120, ge=1)
+    """Facts of the most told group that are also told ten times in each of German, French, Spanish and Italian."""
+
+    language_problems: int = Field(700, ge=10)
+    """Word problems of one and two steps in each of these languages."""
 
     problems: int = Field(18_000, ge=40)
     """English word problems of one to four steps in worksheets, with worked steps."""
@@ -59,6 +62,6 @@ class WorldSettings(Settings):
     def tiny(cls, seed: int = 1) -> Self:
         """A world with some of everything in it, for tests."""
         return cls(
-            seed=seed, people=6, places=6, animals=6, language_articles=4, problems=120, math_articles=4,
-            quizzes=3, programs=40, short_chronicles=12, long_chronicles=1,
+            seed=seed, people=6, places=6, animals=6, language_facts=6, language_problems=20, problems=120,
+            math_articles=4, quizzes=3, programs=40, short_chronicles=12, long_chronicles=1,
         )  # fmt: skip
