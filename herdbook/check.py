@@ -49,7 +49,7 @@ def check_settings(name: str, node: Marked, kind: StageKind, fed: bool, problems
 def _told_once(error: ValidationError, node: Marked) -> Iterator[ErrorDetails]:
     """The errors of a validation; of a union's many complaints about one value only the first.
 
-    Where one branch of a union complains of the whole value and another of something within it, the other one was meant.
+    Where one branch of a union complains of the whole value and another of something within it, the other was meant.
     """
     found = [(_real(item, node), item) for item in error.errors(include_url=False)]
     seen: set[schema.Location] = set()

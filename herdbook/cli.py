@@ -164,6 +164,59 @@ def kinds(
         show(report.one_kind(KINDS[kind]) if kind else report.all_kinds())
 
 
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="A model folder, an entry's name, or a stage of the book.")],
+    book: BookOption = DEFAULT_BOOK,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, tokens.")] = 256,
+) -> None:
+    """Talk to a model in the terminal."""
+    from herdbook.book import Book
+    from herdbook.exam import find_model
+    from herdbook.stages import load
+
+    folder, _ = find_model(model, Book(book))
+    load("herdbook.inference.chat:chat")(folder, temperature=temperature, max_tokens=max_tokens)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model folder, an entry's name, or a stage of the book.")],
+    tasks: Annotated[
+        str, typer.Option(help="Tasks by name, with commas; all whose questions are there if left out.")
+    ] = "",
+    data: Annotated[Path | None, typer.Option(help="Folder of question files; a book's model has its world's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Most questions per task.")] = None,
+    book: BookOption = DEFAULT_BOOK,
+) -> None:
+    """Examine a model and print its figures with 95 % intervals."""
+    from herdbook.book import Book
+    from herdbook.exam import examine
+    from herdbook.report.text import show
+
+    kept = Book(book)
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    lines, entry = examine(model, kept, tasks=names, data=data, limit=limit)
+    show(lines)
+    if entry:
+        show([f"kept as {entry.name}: {kept.folder_of(entry)}"])
+
+
+@app.command()
+def why(
+    url: Annotated[str, typer.Argument(help="The address of a page.")],
+    entry: Annotated[str | None, typer.Option(help="The documents to look in; all of the book's if left out.")] = None,
+    book: BookOption = DEFAULT_BOOK,
+) -> None:
+    """Tell what was measured of a page, and which rule kept or dropped it."""
+    from herdbook.book import Book
+    from herdbook.report.herd import why_lines
+    from herdbook.report.text import show
+
+    show(why_lines(url, Book(book), entry))
+
+
 def main() -> None:
     """The command `herdbook`."""
     app()

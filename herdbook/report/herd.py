@@ -9,7 +9,8 @@ from typing import Any
 from herdbook.book import Book, Entry, folder_name
 from herdbook.metrics import figures, select, short
 from herdbook.report.text import duration, local_time, table
-from herdbook.stages import KINDS
+from herdbook.settings import UserError
+from herdbook.stages import KINDS, load
 
 _FIGURES_SHOWN = 3
 
@@ -95,6 +96,29 @@ def _below(entry: Entry, book: Book, indent: str, shown: set[str]) -> Iterator[s
             shown.add(branch.id)
             yield f"{indent}{stem}{name}: {_described(parent)}"
             yield from _below(parent, book, indent + deeper, shown)
+
+
+def why_lines(url: str, book: Book, name: str | None) -> list[str]:
+    """What was measured of a page in one entry of documents, or in each that has read it."""
+    giving = frozenset(kind.name for kind in KINDS.values() if kind.gives == "documents")
+    if name is not None:
+        looked = [book.resolve(name, "documents", giving)]
+    else:
+        looked = [entry for entry in reversed(book.entries()[0]) if entry.kind in giving]
+    if not looked:
+        raise UserError(f"{book.folder} has no entry that gives documents; run a recipe first, or name another book")
+    lines, misses = [], []
+    for entry in looked:
+        try:
+            found = load("herdbook.corpus.why:why")(book.folder_of(entry), url)
+        except UserError as error:
+            misses.append(error)
+            continue
+        for page in found:
+            lines += [f"{entry.name}:", *page.lines()]
+    if not lines:
+        raise UserError("\n".join(map(str, misses)))
+    return lines
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,0 +1,79 @@
+"""Models called by name, and exams outside a recipe: of a model in the book, or of any Hugging Face folder.
+
+A model of the book is examined as a stage of its own, so that the result is kept, has a pedigree and is not measured
+twice. Its questions and held-out pages are those of its own ancestors where no others are given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from herdbook.book import Book, Entry, Parent
+from herdbook.check import check_settings
+from herdbook.marked import Problem, parse_value
+from herdbook.run import ended_by_signals, make_task, run_task
+from herdbook.settings import Settings, UserError
+from herdbook.stages import KINDS, StageKind, load
+
+EXAM = "evaluate"
+
+
+def find_model(name: str, book: Book) -> tuple[Path, Entry | None]:
+    """The Hugging Face folder that `name` means, and its entry when it is in the book.
+
+    A folder with a model in it goes before an entry of the same name.
+    """
+    for folder in (Path(name), Path(name) / "model"):
+        if (folder / "config.json").is_file():
+            return folder, None
+    if Path(name).is_dir() and not book.folder.is_dir():
+        raise UserError(f"{name} holds no model: there is no config.json in it or in its folder 'model'")
+    giving = frozenset(kind.name for kind in KINDS.values() if kind.gives == "model")
+    entry = book.resolve(name, "model", giving)
+    return book.folder_of(entry) / "model", entry
+
+
+def examine(name: str, book: Book, **given: Any) -> tuple[list[str], Entry | None]:
+    """The table of results for a model, and the entry that holds them; `given` are settings of the exam."""
+    kind = KINDS[EXAM]
+    folder, model = find_model(name, book)
+    settings = make_settings(kind, {key: value for key, value in given.items() if value is not None})
+    if model is None:
+        metrics = load("herdbook.evaluate.run:evaluate_folder")(folder, **dict(settings))
+        return load("herdbook.evaluate.table:results_table")(metrics).splitlines(), None
+    inputs = {"model": [Parent(stage=model.stage, id=model.id)]}
+    for ancestor in ancestors(model, book):
+        gives = KINDS[ancestor.kind].gives if ancestor.kind in KINDS else ""
+        if gives in kind.takes and gives not in inputs and not (gives == "world" and given.get("data")):
+            inputs[gives] = [Parent(stage=ancestor.stage, id=ancestor.id)]
+    with ended_by_signals():
+        entry = run_task(book, make_task(book, f"{model.stage}-exam", kind, settings, inputs))
+    return (book.folder_of(entry) / "table.md").read_text(encoding="utf-8").splitlines(), entry
+
+
+def ancestors(entry: Entry, book: Book) -> Iterator[Entry]:
+    """Every ancestor that is still in the book, the nearest first."""
+    seen, left = {entry.id}, [entry]
+    while left:
+        for parents in left.pop(0).inputs.values():
+            for parent in parents:
+                found = None if parent.id in seen else book.find(parent.id)
+                seen.add(parent.id)
+                if found:
+                    yield found
+                    left.append(found)
+
+
+def make_settings(kind: StageKind, given: dict[str, Any]) -> Settings:
+    """Settings of a kind from values of the command line; UserError tells every mistake in them."""
+    problems: list[Problem] = []
+    text = json.dumps(given, default=str)  # JSON is YAML
+    node = parse_value(text, "command line", problems)
+    assert node is not None
+    settings = check_settings(kind.name, node, kind, True, problems)
+    if settings is None or problems:
+        raise UserError("\n".join(map(str, problems)))
+    return settings
