@@ -23,6 +23,7 @@ from herdbook.tokens.shards import FORMAT, SPLITS
 from herdbook.tokens.texts import Texts, count_documents, is_heldout, read_texts
 from herdbook.tokens.tokenizer import Tokenizer
 
+GROUP = 32
 SET_NAME = re.compile(r"[\w-]+")
 
 
@@ -152,7 +153,10 @@ def pack_set(
 
 def encode(batch: Texts, tokenizer: Tokenizer, pool: ThreadPoolExecutor) -> list[np.ndarray]:
     """The ids of each text of a batch."""
-    return list(pool.map(tokenizer.encode_array, batch.texts))
+    # Handing texts to a thread one by one costs a quarter of the time.
+    groups = [batch.texts[start : start + GROUP] for start in range(0, len(batch.texts), GROUP)]
+    encoded = pool.map(lambda texts: [tokenizer.encode_array(text) for text in texts], groups)
+    return [ids for group in encoded for ids in group]
 
 
 def measured(entry: dict[str, Any]) -> dict[str, int]:

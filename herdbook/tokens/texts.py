@@ -41,7 +41,7 @@ def document_files(entry: Path) -> list[Path]:
 
 
 def read_texts(entry: Path) -> Iterator[Texts]:
-    """The documents of an entry by file name and row, in batches of at most about 8 MB; those without text are left out."""
+    """The documents of an entry by file name and row, in batches of about 8 MB; those without text are left out."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
