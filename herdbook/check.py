@@ -21,21 +21,30 @@ RESERVED = ("kind", "from")
 
 
 def check_settings(name: str, node: Marked, kind: StageKind, fed: bool, problems: list[Problem]) -> Settings | None:
-    """The valid settings of a stage, or None; paths marked as inputs must exist."""
+    """The valid settings of a stage, or None; `fed` tells whether anything feeds it."""
     assert isinstance(node.value, dict)
     given = {key: item.bare() for key, item in node.value.items() if key not in RESERVED}
-    wanted = kind.settings_class()
     if kind.either and not fed and not any(given.get(key) for key in kind.either):
         choice = " or ".join(f"'from: {{{key}: …}}'" if key in kind.takes else f"{key!r}" for key in kind.either)
         problems.append(node.problem(f"stage {name!r} needs {choice}"))
+    return validate(name, node, given, kind.settings_class(), f"kind {kind.name}", problems)
+
+
+def validate(
+    name: str, node: Marked, given: dict[str, Any], wanted: type[Settings], owner: str, problems: list[Problem]
+) -> Settings | None:
+    """`given` as settings of the class `wanted`, or None; paths marked as inputs must exist.
+
+    Mistakes are told of `name` at their place in `node`; `owner` is who has such settings, in words.
+    """
     try:
         # By way of JSON, where strict means: a text is never taken for a number, while a path may be a text.
         settings = wanted.model_validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
-        problems += [_setting_problem(name, node, kind, wanted, item) for item in _told_once(error, node)]
+        problems += [_setting_problem(name, node, owner, wanted, item) for item in _told_once(error, node)]
         return None
     except UserError as error:
-        problems.append(node.problem(f"stage {name!r}: {error}"))
+        problems.append(node.problem(f"{name}: {error}"))
         return None
     for location, path in schema.source_paths(settings).items():
         if not path.exists():
@@ -71,14 +80,14 @@ def _real(error: ErrorDetails, node: Marked) -> schema.Location:
     return (*found, error["loc"][-1]) if error["type"] == "missing" else tuple(found)
 
 
-def _setting_problem(name: str, node: Marked, kind: StageKind, wanted: type[Settings], error: ErrorDetails) -> Problem:
+def _setting_problem(name: str, node: Marked, owner: str, wanted: type[Settings], error: ErrorDetails) -> Problem:
     location = _real(error, node)
     here = node.at(location)
     at = _path(name, location)
     if error["type"] == "extra_forbidden":
         known = schema.names_at(wanted, location[:-1])
         word = str(location[-1])
-        return here.problem(f"{at}: kind {kind.name} has no such setting{_near(word, known, wanted, location)}")
+        return here.problem(f"{at}: {owner} has no such setting{_near(word, known, wanted, location)}")
     if error["type"] == "missing":
         needed = next((item for item in schema.fields(wanted) if item.name == at.removeprefix(f"{name}.")), None)
         told = f": {needed.help}" if needed and needed.help else ""

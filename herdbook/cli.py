@@ -168,16 +168,17 @@ def kinds(
 def chat(
     model: Annotated[str, typer.Argument(help="A model folder, an entry's name, or a stage of the book.")],
     book: BookOption = DEFAULT_BOOK,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, tokens.")] = 256,
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, tokens.")] = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told before the dialog.")] = None,
+    mode: Annotated[str | None, typer.Option(help="chat, raw (goes on with the text), or auto.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes a conversation repeatable.")] = None,
 ) -> None:
     """Talk to a model in the terminal."""
     from herdbook.book import Book
-    from herdbook.exam import find_model
-    from herdbook.stages import load
+    from herdbook.models import talk
 
-    folder, _ = find_model(model, Book(book))
-    load("herdbook.inference.chat:chat")(folder, temperature=temperature, max_tokens=max_tokens)
+    talk(model, Book(book), temperature=temperature, max_tokens=max_tokens, system=system, mode=mode, seed=seed)
 
 
 @app.command()
@@ -192,7 +193,7 @@ def evaluate(
 ) -> None:
     """Examine a model and print its figures with 95 % intervals."""
     from herdbook.book import Book
-    from herdbook.exam import examine
+    from herdbook.models import examine
     from herdbook.report.text import show
 
     kept = Book(book)

@@ -47,13 +47,21 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def left_out(name: str) -> bool:
+    """Whether a file or folder of this name is no source: hidden, Python's byte code, or installed packages.
+
+    These change without the sources changing, and an entry's id must not change with them.
+    """
+    return name.startswith(".") or name in ("__pycache__", "site-packages", "dist-packages")
+
+
 def source_files(folder: Path) -> Iterator[Path]:
     """The files under a folder of sources, at any depth, in the order of their names.
 
-    Left out are hidden files, Python's byte code and installed packages: they change without the sources changing.
+    What `left_out` names is passed over, and links to folders are not followed.
     """
     for item in sorted(folder.iterdir()):
-        if item.name.startswith(".") or item.name in ("__pycache__", "site-packages", "dist-packages"):
+        if left_out(item.name):
             continue
         if item.is_dir() and not item.is_symlink():
             yield from source_files(item)

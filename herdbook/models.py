@@ -1,4 +1,4 @@
-"""Models called by name, and exams outside a recipe: of a model in the book, or of any Hugging Face folder.
+"""Models called by name, to talk to or to examine: those of the book, and any Hugging Face folder.
 
 A model of the book is examined as a stage of its own, so that the result is kept, has a pedigree and is not measured
 twice. Its questions and held-out pages are those of its own ancestors where no others are given.
@@ -7,16 +7,17 @@ twice. Its questions and held-out pages are those of its own ancestors where no 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from herdbook.book import Book, Entry, Parent
-from herdbook.check import check_settings
+from herdbook.check import validate
 from herdbook.marked import Problem, parse_value
 from herdbook.run import ended_by_signals, make_task, run_task
 from herdbook.settings import Settings, UserError
-from herdbook.stages import KINDS, StageKind, load
+from herdbook.stages import KINDS, load
 
 EXAM = "evaluate"
 
@@ -27,20 +28,27 @@ def find_model(name: str, book: Book) -> tuple[Path, Entry | None]:
     A folder with a model in it goes before an entry of the same name.
     """
     for folder in (Path(name), Path(name) / "model"):
-        if (folder / "config.json").is_file():
+        if (folder / "config.json").is_file() or (folder / "params.json").is_file():
             return folder, None
-    if Path(name).is_dir() and not book.folder.is_dir():
+    if Path(name).is_dir() and (os.sep in name or not book.folder.is_dir()):
         raise UserError(f"{name} holds no model: there is no config.json in it or in its folder 'model'")
     giving = frozenset(kind.name for kind in KINDS.values() if kind.gives == "model")
     entry = book.resolve(name, "model", giving)
     return book.folder_of(entry) / "model", entry
 
 
+def talk(name: str, book: Book, **given: Any) -> None:
+    """Lead a conversation with a model in the terminal; `given` are its settings (`ChatSettings`)."""
+    folder, _ = find_model(name, book)
+    settings = make_settings(load("herdbook.inference.chat:ChatSettings"), given)
+    load("herdbook.inference.chat:chat")(load("herdbook.inference.engine:Engine").load(folder), settings)
+
+
 def examine(name: str, book: Book, **given: Any) -> tuple[list[str], Entry | None]:
     """The table of results for a model, and the entry that holds them; `given` are settings of the exam."""
     kind = KINDS[EXAM]
     folder, model = find_model(name, book)
-    settings = make_settings(kind, {key: value for key, value in given.items() if value is not None})
+    settings = make_settings(kind.settings_class(), given)
     if model is None:
         metrics = load("herdbook.evaluate.run:evaluate_folder")(folder, **dict(settings))
         return load("herdbook.evaluate.table:results_table")(metrics).splitlines(), None
@@ -67,13 +75,13 @@ def ancestors(entry: Entry, book: Book) -> Iterator[Entry]:
                     left.append(found)
 
 
-def make_settings(kind: StageKind, given: dict[str, Any]) -> Settings:
-    """Settings of a kind from values of the command line; UserError tells every mistake in them."""
+def make_settings(wanted: type[Settings], given: dict[str, Any]) -> Settings:
+    """Settings from options of the command line (None was not given); UserError tells every mistake in them."""
     problems: list[Problem] = []
-    text = json.dumps(given, default=str)  # JSON is YAML
-    node = parse_value(text, "command line", problems)
+    values = {key: value for key, value in given.items() if value is not None}
+    node = parse_value(json.dumps(values, default=str), "command line", problems)  # JSON is YAML
     assert node is not None
-    settings = check_settings(kind.name, node, kind, True, problems)
+    settings = validate("option", node, node.bare(), wanted, "this command", problems)
     if settings is None or problems:
         raise UserError("\n".join(map(str, problems)))
     return settings
