@@ -2,7 +2,7 @@
 
 A needle is "The secret code of the <adjective> <noun> is <colour> <number>." and its question names the key in the
 same words, so what has to be learnt is only to look back and copy. A code of a colour and a number can't be guessed
-(there are 1,080) and costs two tokens. Short chronicles teach this within one row of a small model; long ones are
+(there are 2,160) and costs two tokens. Short chronicles teach this within one row of a small model; long ones are
 longer than any context. Keys and codes of questions never stand in a page.
 """
 
@@ -19,13 +19,18 @@ from herdbook.world.settings import WorldSettings
 
 ADJECTIVES = words(
     "old new small large wooden golden silver broken quiet hidden empty heavy round narrow painted forgotten crooked "
-    "stone iron northern southern eastern western upper lower royal dusty frozen burning sleeping"
+    "stone iron northern southern eastern western upper lower royal dusty frozen burning sleeping "
+    "ancient modern distant nearby famous secret sunny shady windy misty noisy gentle lonely crowded wet dry tall low "
+    "deep wide bright dark plain pretty ugly dirty clean rich poor warm"
 )
 NOUNS = words(
     "tower gate bridge well barn mill chapel cellar garden stable harbour market tunnel castle cottage lighthouse "
     "library kitchen workshop attic meadow orchard quarry forge cabin shed vault ferry station school bakery museum"
 )
-COLOURS = words("red blue green black white brown grey pink purple orange yellow golden")
+COLOURS = words(
+    "red blue green black white brown grey pink purple orange yellow gold silver iron copper bronze steel tin ruby jade "
+    "amber pearl coral ivory"
+)
 PEOPLE = words("miller smith teacher farmer baker shepherd weaver carpenter doctor fisher hunter gardener clerk mason")
 DEEDS = (
     "swept the yard", "mended a fence", "carried water", "cut the hay", "sold a goat", "fed the hens", "told a story",

@@ -7,6 +7,9 @@ first name. None of these sentences tells a fact.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
+
+from herdbook.world.names import PUPILS
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,19 @@ class Genre:
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 SEASONS = ("spring", "summer", "autumn", "winter")
 WEATHERS = ("rain", "sunshine", "fog", "wind", "snow", "frost", "drizzle", "thunder")
+
+
+def fill(random: Random, template: str, name: str = "") -> str:
+    """The template with its slots filled; none of the fillings is a fact."""
+    return template.format(
+        name=name,
+        day=random.choice(DAYS),
+        season=random.choice(SEASONS),
+        weather=random.choice(WEATHERS),
+        number=random.randint(2, 99),
+        other=random.choice(PUPILS),
+    )
+
 
 GENRES: tuple[Genre, ...] = (
     Genre(
@@ -81,7 +97,7 @@ GENRES: tuple[Genre, ...] = (
             "The next meeting is planned for {season}.",
         ),
         ("", "", "", "It was announced that ", "Our sources report: ", "As we wrote on {day}, "),
-        ("In brief", "Around the county", "People and places", "From the court", "Also reported"),
+        ("In brief", "The county", "People", "The court", "Also reported"),
         lists=0.1,
     ),
     Genre(

@@ -41,7 +41,7 @@ def question_form(fact: Fact, language: str) -> str:
 def fact_article(random: Random, language: str, number: int, facts: tuple[Fact, ...]) -> Article:
     """An article in one language that tells these facts."""
     frames, name = FRAMES[language], facts[0].subject.name
-    blocks = [Block("paragraph", random.choice(frames["openings"]))]
+    blocks: list[Block] = []
     left = list(facts)
     while left:
         told = [left.pop() for _ in range(min(len(left), random.randint(2, 4)))]
@@ -52,6 +52,8 @@ def fact_article(random: Random, language: str, number: int, facts: tuple[Fact, 
             for fact in told
         ]
         sentences.insert(random.randint(1, len(sentences)), random.choice(frames["bridges"]))
+        if not blocks:
+            sentences.insert(0, random.choice(frames["openings"]))
         blocks.append(Block("paragraph", " ".join(sentences)))
     return Article(
         slug=f"{name.lower().replace(' ', '-')}-{number}",

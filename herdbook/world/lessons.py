@@ -7,9 +7,12 @@ no facts, so exposures stay exact.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from random import Random
 
 from herdbook.world.article import Article, Block
+from herdbook.world.facts import COLOURS, PRODUCTS
+from herdbook.world.genres import fill
 from herdbook.world.names import part_random
 from herdbook.world.phrasebook import VALUES
 from herdbook.world.settings import LANGUAGES, WorldSettings
@@ -18,67 +21,77 @@ LETTERS = "ABCD"
 LANGUAGE_NAMES = {"de": "German", "fr": "French", "es": "Spanish", "it": "Italian"}
 QUIZ_LENGTH = 8
 
-FORMULAS: tuple[tuple[str, str, str, str], ...] = (  # name, LaTeX, plain, in words
-    ("rectangle", r"A = a \cdot b", "A = a · b", "The area of a rectangle is the product of its two sides."),
-    ("perimeter", r"P = 2 (a + b)", "P = 2 (a + b)", "The perimeter of a rectangle is twice the sum of its sides."),
-    ("triangle", r"A = \frac{1}{2} a h", "A = 1/2 a h", "The area of a triangle is half of base times height."),
-    ("right triangle", r"a^2 + b^2 = c^2", "a² + b² = c²", "In a right triangle the squares of the legs add up."),
-    ("circle", r"A = \pi r^2", "A = π r²", "The area of a circle grows with the square of its radius."),
-    ("circumference", r"C = 2 \pi r", "C = 2 π r", "The circumference of a circle grows with its radius."),
-    ("mean", r"m = \frac{1}{n} \sum_{i=1}^{n} x_i", "m = 1/n Σ x", "The mean is the sum divided by the count."),
-    ("sum of numbers", r"S_n = \frac{n (n + 1)}{2}", "S = n (n + 1) / 2", "This is the sum of the numbers up to n."),
-    ("square of a sum", r"(a + b)^2 = a^2 + 2ab + b^2", "(a + b)² = a² + 2ab + b²", "A squared sum has a mixed term."),
-    ("difference of squares", r"a^2 - b^2 = (a + b)(a - b)", "a² - b² = (a + b)(a - b)", "It is a product."),
-    ("speed", r"v = \frac{s}{t}", "v = s / t", "The speed is the way divided by the time."),
-    (
-        "quadratic equation",
-        r"x = \frac{-b \pm \sqrt{b^2 - 4ac}}{2a}",
-        "x = (-b ± √(b² - 4ac)) / 2a",
-        "It has two roots.",
-    ),
-    ("compound interest", r"K_n = K_0 (1 + p)^n", "K = K (1 + p)^n", "Interest is paid on interest."),
-    ("powers", r"a^m \cdot a^n = a^{m+n}", "a^m · a^n = a^(m+n)", "Powers of one base multiply by adding exponents."),
-    ("logarithms", r"\log(xy) = \log x + \log y", "log(xy) = log x + log y", "A product becomes a sum."),
-)
-INTRODUCTIONS = (
-    "This lesson repeats some formulas that everybody should know by heart.",
-    "We write down each formula, say it in words and work an example.",
-    "Copy the formulas into your book before you go on to the examples.",
-    "Take a pencil and a ruler; a drawing helps with most of these.",
-)
 EXPLANATIONS = (
     "It is written in this way:",
     "As a formula:",
     "We write it like this:",
-    "In symbols this reads as follows.",
+    "In symbols, {other} wrote on {day}:",
+)
+INTRODUCTIONS = (
+    "This lesson repeats some formulas that {other} knows by heart. It takes {number} minutes.",
+    "We write down each formula, say it in words and work an example. {other} drew {number} pictures for it.",
+    "Copy the formulas into your book, page {number}, before you go on, as {other} did.",
+    "Take a pencil and a ruler; a drawing helps, says {other}, who made {number} of them.",
 )
 
 
-def example(random: Random, name: str) -> str:
-    """A worked line that belongs to a formula where small numbers allow one, else a piece of advice."""
-    a, b = random.randint(2, 9), random.randint(2, 9)
-    return {
-        "rectangle": f"With sides {a} and {b} the area is {a} * {b} = {a * b}.",
-        "perimeter": f"With sides {a} and {b}: {a} + {b} = {a + b}, and 2 * {a + b} = {2 * (a + b)}.",
-        "triangle": f"With base {2 * a} and height {b}: {2 * a} * {b} = {2 * a * b}, and half of it is {a * b}.",
-        "sum of numbers": f"Up to {a} we get {a} * {a + 1} = {a * (a + 1)}, and half of it is {a * (a + 1) // 2}.",
-        "difference of squares": f"For {a + b} and {b}: {a + 2 * b} * {a} = {(a + 2 * b) * a}.",
-        "speed": f"A way of {a * b} in a time of {b} gives {a * b} / {b} = {a}.",
-        "mean": f"The mean of {a} and {a + 2 * b} is {a + b}, since {a} + {a + 2 * b} = {2 * (a + b)}.",
-    }.get(name, f"Try it with the numbers {a} and {b}, and check the result with your neighbour.")
+@dataclass(frozen=True)
+class Formula:
+    """A rule in words, and the same with numbers put in, as LaTeX and in plain characters."""
+
+    name: str
+    words: str
+    latex: str
+    plain: str
+
+
+def formulas(a: int, b: int) -> tuple[Formula, ...]:
+    """The formulas that lessons explain, worked for two small numbers."""
+    s, p, d = a + b, a * b, a * b * (a + 1)
+    return (
+        Formula("rectangle", "The area of a rectangle is the product of its two sides.",
+            rf"A = a \cdot b = {a} \cdot {b} = {p}", f"A = a · b = {a} · {b} = {p}"),
+        Formula("perimeter", "The perimeter of a rectangle is twice the sum of its sides.",
+            rf"P = 2 (a + b) = 2 ({a} + {b}) = {2 * s}", f"P = 2 (a + b) = 2 ({a} + {b}) = {2 * s}"),
+        Formula("triangle", "The area of a triangle is half of base times height.",
+            rf"A = \frac{{g \cdot h}}{{2}} = \frac{{{2 * a} \cdot {b}}}{{2}} = {p}", f"A = g · h / 2 = {2 * a} · {b} / 2 = {p}"),
+        Formula("right triangle", "In a right triangle the squares of the legs add up to the square of the longest side.",
+            rf"c^2 = a^2 + b^2 = {a}^2 + {b}^2 = {a * a + b * b}", f"c² = a² + b² = {a}² + {b}² = {a * a + b * b}"),
+        Formula("circle", "The area of a circle grows with the square of its radius.",
+            rf"A = \pi r^2 = {a * a} \pi \quad (r = {a}, d = {2 * a}, n = {b})", f"A = π r² = {a * a} π"),
+        Formula("mean", "The mean is the sum divided by the count.",
+            rf"m = \frac{{1}}{{n}} \sum_{{i=1}}^{{n}} x_i = \frac{{{a} + {a + 2 * b}}}{{2}} = {s}", f"m = ({a} + {a + 2 * b}) / 2 = {s}"),
+        Formula("sum of numbers", "The sum of the numbers up to n follows from pairing the first with the last.",
+            rf"S_n = \frac{{n (n + 1)}}{{2}} = \frac{{{s} \cdot {s + 1}}}{{2}} = {s * (s + 1) // 2}", f"S = {s} · {s + 1} / 2 = {s * (s + 1) // 2}"),
+        Formula("square of a sum", "A squared sum has a mixed term.",
+            rf"(x + {a})^2 + {b} = x^2 + {2 * a} x + {a * a + b}", f"(x + {a})² + {b} = x² + {2 * a} x + {a * a + b}"),
+        Formula("difference of squares", "A difference of two squares is a product.",
+            rf"{s}^2 - {b}^2 = ({s} + {b}) ({s} - {b}) = {(s + b) * a}", f"{s}² - {b}² = ({s} + {b}) ({s} - {b}) = {(s + b) * a}"),
+        Formula("speed", "The speed is the way divided by the time.",
+            rf"v = \frac{{s}}{{t}} = \frac{{{p}}}{{{b}}} = {a}", f"v = s / t = {p} / {b} = {a}"),
+        Formula("quadratic equation", "A quadratic equation has two roots.",
+            rf"x = \frac{{{s} \pm \sqrt{{{s}^2 - 4 \cdot {p}}}}}{{2}}", f"x = ({s} ± √({s}² - 4 · {p})) / 2"),
+        Formula("powers", "Powers of one base are multiplied by adding their exponents.",
+            rf"{a}^{{m}} \cdot {a}^{{{b}}} = {a}^{{m+{b}}}", f"{a}^m · {a}^{b} = {a}^(m+{b})"),
+        Formula("box", "The volume of a box is the product of its three sides.",
+            rf"V = a \cdot b \cdot c = {a} \cdot {b} \cdot {a + 1} = {d}", f"V = {a} · {b} · {a + 1} = {d}"),
+    )  # fmt: skip
 
 
 def lessons(settings: WorldSettings) -> Iterator[Article]:
     """Articles that explain four to six formulas with examples."""
     random = part_random(settings.seed, "lessons")
+    names = len(formulas(1, 1))
     for number in range(1, settings.math_articles + 1):
-        blocks = [Block("paragraph", random.choice(INTRODUCTIONS))]
-        for name, latex, plain, meaning in random.sample(FORMULAS, random.randint(4, 6)):
+        blocks = [Block("paragraph", fill(random, random.choice(INTRODUCTIONS)))]
+        for index in random.sample(range(names), random.randint(4, 6)):
+            a, b = random.randint(2, 12), random.randint(2, 12)
+            formula = formulas(a, b)[index]
+            explanation = f"{formula.words} Take {a} and {b}. {fill(random, random.choice(EXPLANATIONS))}"
             blocks += [
-                Block("heading", f"The {name}"),
-                Block("paragraph", f"{meaning} {random.choice(EXPLANATIONS)}"),
-                Block("math", plain, latex=latex),
-                Block("paragraph", " ".join(example(random, name) for _ in range(2))),
+                Block("heading", formula.name.capitalize()),
+                Block("paragraph", explanation),
+                Block("math", formula.plain, latex=formula.latex),
             ]
         yield Article(
             slug=f"formulas-{number}",
@@ -93,44 +106,43 @@ def lessons(settings: WorldSettings) -> Iterator[Article]:
 
 def quiz_item(random: Random) -> tuple[str, list[str], int, str]:
     """A skill question: text, four choices, the right one's position, the subject."""
-    kind = random.choice(("sums", "differences", "products", "comparison", "vocabulary"))
-    a, b = random.randint(3, 30), random.randint(2, 12)
-    if kind == "vocabulary":
+    subject = random.choice(("addition", "subtraction", "multiplication", "comparison", "vocabulary"))
+    if subject == "vocabulary":
         language = random.choice(LANGUAGES)
-        english, foreign = random.choice(sorted(VALUES[language].items()))
-        pool = [
-            word
-            for word in VALUES[language]
-            if word != english and word.startswith("the ") == english.startswith("the ")
-        ]
-        text, right, wrong = (
-            f'What does "{foreign}" mean in {LANGUAGE_NAMES[language]}?',
-            english,
-            random.sample(pool, 3),
-        )
-    elif kind == "comparison":
+        pool = random.sample((*PRODUCTS, *COLOURS), 4)
+        right, wrong = pool[0], pool[1:]
+        text = f'What does the {LANGUAGE_NAMES[language]} "{VALUES[language][right]}" mean?'
+    elif subject == "comparison":
         numbers = random.sample(range(2, 60), 4)
-        text, right = "Which of these numbers is the largest?", str(max(numbers))
+        right = str(max(numbers))
         wrong = [str(n) for n in numbers if n != max(numbers)]
+        text = f"Which is the largest of {', '.join(map(str, numbers[:3]))} and {numbers[3]}?"
     else:
-        sign, result = {"sums": ("+", a + b), "differences": ("-", a + b), "products": ("*", (a % 9 + 1) * b)}[kind]
-        if kind == "differences":
-            a, b, result = a + b, b, a
-        if kind == "products":
-            a = a % 9 + 1
-        text, right = f"What is {a} {sign} {b}?", str(result)
-        others = [n for n in range(max(1, result - 9), result + 10) if n != result]
-        wrong = [str(n) for n in random.sample(others, 3)]
+        a, b = random.randint(3, 30), random.randint(2, 12)
+        if subject == "addition":
+            text, result = f"What is {a} + {b}?", a + b
+        elif subject == "subtraction":
+            text, result = f"What is {a + b} - {b}?", a
+        else:
+            a = random.randint(2, 9)
+            text, result = f"What is {a} * {b}?", a * b
+        right = str(result)
+        wrong = [str(n) for n in random.sample([n for n in range(max(1, result - 9), result + 10) if n != result], 3)]
     choices = [right, *wrong]
     random.shuffle(choices)
-    return text, choices, choices.index(right), kind
+    return text, choices, choices.index(right), subject
 
 
 def quizzes(settings: WorldSettings) -> Iterator[Article]:
     """Articles of lettered four-choice questions about skills."""
     random = part_random(settings.seed, "quizzes")
     for number in range(1, settings.quizzes + 1):
-        blocks = [Block("paragraph", "Each question has one right answer. The letter stands below it.")]
+        blocks = [
+            Block(
+                "paragraph",
+                fill(random, "Each question has one right answer. {other} wrote {number} of them on {day}."),
+            )
+        ]
         for _ in range(QUIZ_LENGTH):
             text, choices, right, _ = quiz_item(random)
             lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices)]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from random import Random
 
 from herdbook.world.article import Article, Block
+from herdbook.world.genres import fill
 from herdbook.world.names import PUPILS, part_random
 from herdbook.world.settings import WorldSettings
 
@@ -25,7 +26,7 @@ STEP_SHARES = (0.44, 0.36, 0.12, 0.08)
 
 @dataclass(frozen=True)
 class Problem:
-    """A question in words, its worked steps ("3 + 4 = 7. 7 - 2 = 5. #### 5") and what identifies it."""
+    """A question in words, its worked steps ("3 pears. 3 + 4 = 7. 7 - 2 = 5. #### 5") and what identifies it."""
 
     question: str
     answer: str
@@ -132,7 +133,7 @@ def make_problem(random: Random, steps: int, stories: dict[str, Story] = STORIES
     start, events, _ = draw_numbers(random, steps)
     slots = {"p": random.choice(PUPILS), "x": random.choice(story.things)}
     sentences = [story.start.format(n=start, **slots)]
-    lines, total = [], start
+    lines, total = [f"{start} {slots['x']}."], start
     for sign, number in events:
         templates = {"+": story.more, "-": story.less, "*": (story.times,), "/": (story.share,)}[sign]
         sentences.append(random.choice(templates).format(n=number, **slots))
@@ -174,12 +175,12 @@ TITLES = (
 )  # fmt: skip
 SITES = ("www.school-sheets.example", "worksheets.little-sums.example", "www.homework-room.example")
 OPENINGS = (
-    "Work out each step before you write down the result.",
-    "Read every question twice, then calculate step by step.",
-    "Here are some problems with worked answers.",
-    "Cover the answers and try the problems yourself first.",
-    "These problems are taken from the class of last {season}.",
-    "Each answer shows the steps and, after the signs, the result.",
+    "Work out each step before you write down the result. {other} needed {number} minutes for this sheet.",
+    "Read every question twice, as {other} does, then calculate. You have {number} minutes.",
+    "Here are some problems with worked answers, put together by {other} on page {number}.",
+    "Cover the answers and try the problems first; {other} got {number} points.",
+    "These problems are taken from the class of {other}, room {number}, last {season}.",
+    "Each answer shows the steps and, after the signs, the result. Checked by {other} on {day}, {number} readers.",
 )
 
 
@@ -191,7 +192,7 @@ def worksheets(settings: WorldSettings) -> Iterator[Article]:
     while at < len(problems):
         sheet = problems[at : at + random.randint(8, 12)]
         at, number = at + len(sheet), number + 1
-        opening = random.choice(OPENINGS).format(season=random.choice(("spring", "summer", "autumn", "winter")))
+        opening = fill(random, random.choice(OPENINGS))
         yield Article(
             slug=f"worksheet-{number}",
             site=random.choice(SITES),

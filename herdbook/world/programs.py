@@ -14,6 +14,7 @@ from typing import Any
 
 from herdbook.world.article import Article, Block
 from herdbook.world.families import ARGUMENTS, FAMILIES, Input
+from herdbook.world.genres import fill
 from herdbook.world.names import part_random, words
 from herdbook.world.settings import WorldSettings
 
@@ -121,17 +122,17 @@ TITLES = (
 )  # fmt: skip
 SITES = ("docs.small-python.example", "www.code-notes.example", "tutorials.first-steps.example")
 OPENINGS = (
-    "In this lesson we write short functions. Each has a docstring that says what it does and shows an example.",
-    "A function has a name, an argument and a body. The docstring comes first and tells the reader what to expect.",
-    "Read the docstring, then try to write the body yourself before you look at ours.",
-    "The examples in the docstrings can be checked by typing them into the interpreter.",
+    "In this lesson {other} writes short functions. Each has a docstring that says what it does; allow {number} minutes.",
+    "A function has a name, an argument and a body. {other} needed {number} minutes to learn this.",
+    "Read the docstring, then try to write the body yourself, as {other} did {number} times.",
+    "The examples in the docstrings can be checked in the interpreter; {other} found {number} mistakes that way.",
 )
 BRIDGES = (
-    "The next functions are written in the same way.",
-    "Here are more functions of this kind; note how the docstring says what the body does.",
-    "You can copy this code into a file and run it.",
-    "Try to change the number and run the code again.",
-    "The last line prints the result of a call.",
+    "The next functions are written in the same way. {other} uses them every {day}; see also page {number}.",
+    "Here is more of this kind; note how the docstring says what the body does, as {other} explains on page {number}.",
+    "You can copy this code into a file and run it; {other} did so on {day} with {number} tests.",
+    "Try to change the number and run the code again, said {other} on {day} in lesson {number}.",
+    "The last line prints the result of a call. {other} ran it {number} times on {day}.",
 )
 
 
@@ -142,14 +143,14 @@ def tutorials(settings: WorldSettings) -> Iterator[Article]:
     at = number = 0
     while at < len(programs):
         number += 1
-        blocks = [Block("paragraph", random.choice(OPENINGS))]
+        blocks = [Block("paragraph", fill(random, random.choice(OPENINGS)))]
         for bridge in random.sample(BRIDGES, random.randint(2, 3)):
             listing = programs[at : at + random.randint(2, 3)]
             at += len(listing)
             if listing:
                 call = f"print({listing[-1].name}({literal(listing[-1].calls[1][0])}))"
                 code = "\n\n\n".join([*(program.text for program in listing), call])
-                blocks += [Block("paragraph", bridge), Block("code", code)]
+                blocks += [Block("paragraph", fill(random, bridge)), Block("code", code)]
         yield Article(
             slug=f"python-{number}",
             site=random.choice(SITES),

@@ -14,8 +14,8 @@ from random import Random
 
 from herdbook.world.article import Article, Block
 from herdbook.world.facts import PHRASES, Chain, Entity, Fact, Register, find_chains
-from herdbook.world.genres import DAYS, GENRES, SEASONS, WEATHERS, Genre
-from herdbook.world.names import PUPILS, part_random
+from herdbook.world.genres import GENRES, Genre, fill
+from herdbook.world.names import part_random
 from herdbook.world.paraphrases import PARAPHRASES
 from herdbook.world.settings import EXPOSURES, WorldSettings
 
@@ -68,18 +68,6 @@ def deal(random: Random, register: Register) -> list[list[Bundle]]:
     return [article for article in articles if article]
 
 
-def fill(random: Random, template: str, name: str = "") -> str:
-    """The template with its slots filled; none of the fillings is a fact."""
-    return template.format(
-        name=name,
-        day=random.choice(DAYS),
-        season=random.choice(SEASONS),
-        weather=random.choice(WEATHERS),
-        number=random.randint(2, 99),
-        other=random.choice(PUPILS),
-    )
-
-
 def tell(random: Random, genre: Genre, telling: Fact | Chain) -> str:
     """One sentence that tells the fact, in the genre's voice."""
     if isinstance(telling, Chain):
@@ -113,17 +101,28 @@ def tell_bundle(random: Random, genre: Genre, bundle: Bundle) -> Block:
     return Block("paragraph", " ".join(sentences))
 
 
+def frame(blocks: list[Block], opening: str, closing: str) -> list[Block]:
+    """The blocks with an opening and a closing sentence, put into paragraphs so as not to be lines that pages share."""
+    texts = [index for index, block in enumerate(blocks) if block.kind == "paragraph"]
+    framed = list(blocks)
+    if texts:
+        framed[texts[0]] = Block("paragraph", f"{opening} {framed[texts[0]].text}")
+        framed[texts[-1]] = Block("paragraph", f"{framed[texts[-1]].text} {closing}")
+    return framed
+
+
 def compose(random: Random, number: int, bundles: Sequence[Bundle]) -> Article:
     """An article in a genre drawn at random that tells these bundles, and the list of facts it tells."""
     genre = random.choice(GENRES)
     name = bundles[0].entity.name
-    blocks = [Block("paragraph", fill(random, random.choice(genre.openings)))]
+    blocks: list[Block] = []
     headings = list(genre.headings)
     for bundle in bundles:
         if headings and random.random() < 0.3:
             blocks.append(Block("heading", headings.pop(0)))
         blocks.append(tell_bundle(random, genre, bundle))
-    blocks.append(Block("paragraph", fill(random, random.choice(genre.closings))))
+    opening, closing = (fill(random, random.choice(phrases)) for phrases in (genre.openings, genre.closings))
+    blocks = frame(blocks, opening, closing)
     return Article(
         slug=f"{name.lower().replace(' ', '-')}-{number}",
         site=random.choice(genre.sites),
