@@ -28,8 +28,8 @@ NOUNS = words(
     "library kitchen workshop attic meadow orchard quarry forge cabin shed vault ferry station school bakery museum"
 )
 COLOURS = words(
-    "red blue green black white brown grey pink purple orange yellow gold silver iron copper bronze steel tin ruby jade "
-    "amber pearl coral ivory"
+    "red blue green black white brown grey pink purple orange yellow gold silver iron copper bronze steel tin ruby "
+    "jade amber pearl coral ivory"
 )
 PEOPLE = words("miller smith teacher farmer baker shepherd weaver carpenter doctor fisher hunter gardener clerk mason")
 DEEDS = (

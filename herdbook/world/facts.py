@@ -111,9 +111,9 @@ class Register:
         """Every fact, entity by entity."""
         return [Fact(e, attribute, value) for e in self.entities for attribute, value in e.attributes.items()]
 
-    def values(self, kind: EntityKind, attribute: str) -> list[str]:
-        """Every value that an attribute takes, sorted: where wrong choices are taken from."""
-        return sorted({e.attributes[attribute] for e in self.of(kind) if attribute in e.attributes})
+    def values(self, kind: EntityKind, attribute: str, exposures: int | None = None) -> list[str]:
+        """Every value that an attribute takes (in one exposure group), sorted: where wrong choices are taken from."""
+        return sorted({e.attributes[attribute] for e in self.of(kind, exposures) if attribute in e.attributes})
 
 
 def group_sizes(count: int) -> dict[int, int]:

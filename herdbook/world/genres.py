@@ -149,7 +149,7 @@ GENRES: tuple[Genre, ...] = (
             "Gift wrapping is free in {season}.",
         ),
         ("", "", "", "The card says: ", "On the back you read: ", "Printed in gold: "),
-        ("Description", "On the card", "Also in the set", "Details", "Customers ask"),
+        ("Description", "On the card", "In the set", "Details", "Customers ask"),
         tables=0.2,
         lists=0.15,
     ),

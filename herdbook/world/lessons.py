@@ -6,6 +6,7 @@ no facts, so exposures stay exact.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -20,6 +21,7 @@ from herdbook.world.settings import LANGUAGES, WorldSettings
 LETTERS = "ABCD"
 LANGUAGE_NAMES = {"de": "German", "fr": "French", "es": "Spanish", "it": "Italian"}
 QUIZ_LENGTH = 8
+QUIZ_OPENING = "Each question has one right answer. {other} wrote {number} of them on {day}."
 
 EXPLANATIONS = (
     "It is written in this way:",
@@ -49,33 +51,85 @@ def formulas(a: int, b: int) -> tuple[Formula, ...]:
     """The formulas that lessons explain, worked for two small numbers."""
     s, p, d = a + b, a * b, a * b * (a + 1)
     return (
-        Formula("rectangle", "The area of a rectangle is the product of its two sides.",
-            rf"A = a \cdot b = {a} \cdot {b} = {p}", f"A = a · b = {a} · {b} = {p}"),
-        Formula("perimeter", "The perimeter of a rectangle is twice the sum of its sides.",
-            rf"P = 2 (a + b) = 2 ({a} + {b}) = {2 * s}", f"P = 2 (a + b) = 2 ({a} + {b}) = {2 * s}"),
-        Formula("triangle", "The area of a triangle is half of base times height.",
-            rf"A = \frac{{g \cdot h}}{{2}} = \frac{{{2 * a} \cdot {b}}}{{2}} = {p}", f"A = g · h / 2 = {2 * a} · {b} / 2 = {p}"),
-        Formula("right triangle", "In a right triangle the squares of the legs add up to the square of the longest side.",
-            rf"c^2 = a^2 + b^2 = {a}^2 + {b}^2 = {a * a + b * b}", f"c² = a² + b² = {a}² + {b}² = {a * a + b * b}"),
-        Formula("circle", "The area of a circle grows with the square of its radius.",
-            rf"A = \pi r^2 = {a * a} \pi \quad (r = {a}, d = {2 * a}, n = {b})", f"A = π r² = {a * a} π"),
-        Formula("mean", "The mean is the sum divided by the count.",
-            rf"m = \frac{{1}}{{n}} \sum_{{i=1}}^{{n}} x_i = \frac{{{a} + {a + 2 * b}}}{{2}} = {s}", f"m = ({a} + {a + 2 * b}) / 2 = {s}"),
-        Formula("sum of numbers", "The sum of the numbers up to n follows from pairing the first with the last.",
-            rf"S_n = \frac{{n (n + 1)}}{{2}} = \frac{{{s} \cdot {s + 1}}}{{2}} = {s * (s + 1) // 2}", f"S = {s} · {s + 1} / 2 = {s * (s + 1) // 2}"),
-        Formula("square of a sum", "A squared sum has a mixed term.",
-            rf"(x + {a})^2 + {b} = x^2 + {2 * a} x + {a * a + b}", f"(x + {a})² + {b} = x² + {2 * a} x + {a * a + b}"),
-        Formula("difference of squares", "A difference of two squares is a product.",
-            rf"{s}^2 - {b}^2 = ({s} + {b}) ({s} - {b}) = {(s + b) * a}", f"{s}² - {b}² = ({s} + {b}) ({s} - {b}) = {(s + b) * a}"),
-        Formula("speed", "The speed is the way divided by the time.",
-            rf"v = \frac{{s}}{{t}} = \frac{{{p}}}{{{b}}} = {a}", f"v = s / t = {p} / {b} = {a}"),
-        Formula("quadratic equation", "A quadratic equation has two roots.",
-            rf"x = \frac{{{s} \pm \sqrt{{{s}^2 - 4 \cdot {p}}}}}{{2}}", f"x = ({s} ± √({s}² - 4 · {p})) / 2"),
-        Formula("powers", "Powers of one base are multiplied by adding their exponents.",
-            rf"{a}^{{m}} \cdot {a}^{{{b}}} = {a}^{{m+{b}}}", f"{a}^m · {a}^{b} = {a}^(m+{b})"),
-        Formula("box", "The volume of a box is the product of its three sides.",
-            rf"V = a \cdot b \cdot c = {a} \cdot {b} \cdot {a + 1} = {d}", f"V = {a} · {b} · {a + 1} = {d}"),
-    )  # fmt: skip
+        Formula(
+            "rectangle",
+            "The area of a rectangle is the product of its two sides.",
+            rf"A = a \cdot b = {a} \cdot {b} = {p}",
+            f"A = a · b = {a} · {b} = {p}",
+        ),
+        Formula(
+            "perimeter",
+            "The perimeter of a rectangle is twice the sum of its sides.",
+            rf"P = 2 (a + b) = 2 ({a} + {b}) = {2 * s}",
+            f"P = 2 (a + b) = 2 ({a} + {b}) = {2 * s}",
+        ),
+        Formula(
+            "triangle",
+            "The area of a triangle is half of base times height.",
+            rf"A = \frac{{g \cdot h}}{{2}} = \frac{{{2 * a} \cdot {b}}}{{2}} = {p}",
+            f"A = g · h / 2 = {2 * a} · {b} / 2 = {p}",
+        ),
+        Formula(
+            "right triangle",
+            "In a right triangle the squares of the legs add up to that of the longest side.",
+            rf"c^2 = a^2 + b^2 = {a}^2 + {b}^2 = {a * a + b * b}",
+            f"c² = a² + b² = {a}² + {b}² = {a * a + b * b}",
+        ),
+        Formula(
+            "circle",
+            "The area of a circle grows with the square of its radius.",
+            rf"A = \pi r^2 = {a * a} \pi \quad (r = {a}, d = {2 * a}, n = {b})",
+            f"A = π r² = {a * a} π",
+        ),
+        Formula(
+            "mean",
+            "The mean is the sum divided by the count.",
+            rf"m = \frac{{1}}{{n}} \sum_{{i=1}}^{{n}} x_i = \frac{{{a} + {a + 2 * b}}}{{2}} = {s}",
+            f"m = ({a} + {a + 2 * b}) / 2 = {s}",
+        ),
+        Formula(
+            "sum of numbers",
+            "The sum of the numbers up to n follows from pairing the first with the last.",
+            rf"S_n = \frac{{n (n + 1)}}{{2}} = \frac{{{s} \cdot {s + 1}}}{{2}} = {s * (s + 1) // 2}",
+            f"S = {s} · {s + 1} / 2 = {s * (s + 1) // 2}",
+        ),
+        Formula(
+            "squared sum",
+            "A squared sum has a mixed term.",
+            rf"(x + {a})^2 + {b} = x^2 + {2 * a} x + {a * a + b}",
+            f"(x + {a})² + {b} = x² + {2 * a} x + {a * a + b}",
+        ),
+        Formula(
+            "two squares",
+            "A difference of two squares is a product.",
+            rf"{s}^2 - {b}^2 = ({s} + {b}) ({s} - {b}) = {(s + b) * a}",
+            f"{s}² - {b}² = ({s} + {b}) ({s} - {b}) = {(s + b) * a}",
+        ),
+        Formula(
+            "speed",
+            "The speed is the way divided by the time.",
+            rf"v = \frac{{s}}{{t}} = \frac{{{p}}}{{{b}}} = {a}",
+            f"v = s / t = {p} / {b} = {a}",
+        ),
+        Formula(
+            "quadratics",
+            "A quadratic equation has two roots.",
+            rf"x = \frac{{{s} \pm \sqrt{{{s}^2 - 4 \cdot {p}}}}}{{2}}",
+            f"x = ({s} ± √({s}² - 4 · {p})) / 2",
+        ),
+        Formula(
+            "powers",
+            "Powers of one base are multiplied by adding their exponents.",
+            rf"{a}^{{m}} \cdot {a}^{{{b}}} = {a}^{{m+{b}}}",
+            f"{a}^m · {a}^{b} = {a}^(m+{b})",
+        ),
+        Formula(
+            "box",
+            "The volume of a box is the product of its three sides.",
+            rf"V = a \cdot b \cdot c = {a} \cdot {b} \cdot {a + 1} = {d}",
+            f"V = {a} · {b} · {a + 1} = {d}",
+        ),
+    )
 
 
 def lessons(settings: WorldSettings) -> Iterator[Article]:
@@ -104,6 +158,11 @@ def lessons(settings: WorldSettings) -> Iterator[Article]:
         )
 
 
+def kept_for_questions(text: str) -> bool:
+    """Whether a quiz question is asked of models and stands in no page."""
+    return hashlib.sha256(text.encode()).digest()[0] % 4 == 0
+
+
 def quiz_item(random: Random) -> tuple[str, list[str], int, str]:
     """A skill question: text, four choices, the right one's position, the subject."""
     subject = random.choice(("addition", "subtraction", "multiplication", "comparison", "vocabulary"))
@@ -124,7 +183,7 @@ def quiz_item(random: Random) -> tuple[str, list[str], int, str]:
         elif subject == "subtraction":
             text, result = f"What is {a + b} - {b}?", a
         else:
-            a = random.randint(2, 9)
+            a = random.randint(2, 12)
             text, result = f"What is {a} * {b}?", a * b
         right = str(result)
         wrong = [str(n) for n in random.sample([n for n in range(max(1, result - 9), result + 10) if n != result], 3)]
@@ -140,11 +199,13 @@ def quizzes(settings: WorldSettings) -> Iterator[Article]:
         blocks = [
             Block(
                 "paragraph",
-                fill(random, "Each question has one right answer. {other} wrote {number} of them on {day}."),
+                fill(random, QUIZ_OPENING),
             )
         ]
         for _ in range(QUIZ_LENGTH):
-            text, choices, right, _ = quiz_item(random)
+            text, choices, right, subject = quiz_item(random)
+            while subject != "vocabulary" and kept_for_questions(text):
+                text, choices, right, subject = quiz_item(random)
             lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices)]
             blocks.append(Block("qa", "\n".join([text, *lines, f"Answer: {LETTERS[right]}"])))
         yield Article(

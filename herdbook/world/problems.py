@@ -106,6 +106,8 @@ def draw_numbers(random: Random, steps: int) -> tuple[int, list[tuple[str, int]]
         events: list[tuple[str, int]] = []
         for step in range(steps):
             sign = random.choice("++--*/" if step == steps - 1 else "++--*")
+            if sign == "/" and steps == 1:  # few starts can be divided: draw one that can
+                start = total = random.randint(2, 6) * random.randint(2, 12)
             if sign == "*" and total <= 12 and not any(s == "*" for s, _ in events):
                 number = random.randint(2, 5)
             elif sign == "/" and (divisors := [d for d in range(2, 7) if total % d == 0 and total > d]):

@@ -122,7 +122,7 @@ TITLES = (
 )  # fmt: skip
 SITES = ("docs.small-python.example", "www.code-notes.example", "tutorials.first-steps.example")
 OPENINGS = (
-    "In this lesson {other} writes short functions. Each has a docstring that says what it does; allow {number} minutes.",
+    "{other} writes short functions in this lesson. Each has a docstring that says what it does in {number} letters.",
     "A function has a name, an argument and a body. {other} needed {number} minutes to learn this.",
     "Read the docstring, then try to write the body yourself, as {other} did {number} times.",
     "The examples in the docstrings can be checked in the interpreter; {other} found {number} mistakes that way.",

@@ -58,10 +58,13 @@ class WorldSettings(Settings):
     long_chronicles: int = Field(10, ge=1)
     """Chronicles of at least 3,000 words, longer than a small model's context."""
 
+    questions: float = Field(1.0, gt=0, le=1)
+    """Share of the full number of questions that is written (about 2,500 in seven files)."""
+
     @classmethod
     def tiny(cls, seed: int = 1) -> Self:
         """A world with some of everything in it, for tests."""
         return cls(
             seed=seed, people=6, places=6, animals=6, language_facts=6, language_problems=20, problems=120,
-            math_articles=4, quizzes=3, programs=40, short_chronicles=12, long_chronicles=1,
+            math_articles=4, quizzes=3, programs=40, short_chronicles=12, long_chronicles=1, questions=0.1,
         )  # fmt: skip
