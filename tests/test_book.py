@@ -21,7 +21,7 @@ from herdbook.book import Book, Entry
 from herdbook.fingerprint import Fingerprints, entry_id
 from herdbook.recipe import read_recipe
 from herdbook.schema import source_paths
-from herdbook.settings import InputPath, Settings, UserError
+from herdbook.settings import Settings, UserError
 from tests.support.fakes import Nested, RawSettings, SlowSettings, Source
 
 RECIPE = """\
@@ -375,10 +375,38 @@ def test_a_run_told_to_end_says_how_to_go_on(recipe: Path, tmp_path: Path, runs:
     assert not list((tmp_path / "book" / ".work").glob("*.lock"))
 
 
-def test_a_missing_ancestor_and_unused_types_do_not_break_paths(tmp_path: Path) -> None:
-    class WithPath(Settings):
-        path: InputPath
+def test_a_signal_that_a_library_turned_into_its_own_error_still_ends_the_run(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.support import fakes
 
-    missing = WithPath(path=tmp_path / "gone")
+    def swallowing(settings: RawSettings, out: Path, pages: list[Path]) -> dict[str, Any]:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except BaseException as error:
+            raise RuntimeError("a worker has died") from error
+        return {}
+
+    monkeypatch.setattr(fakes, "make_raw", swallowing)
+    with pytest.raises(run.Ended) as caught:
+        run_all(recipe, tmp_path / "book")
+    assert caught.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_only_a_stage_that_resumes_finds_what_was_left(recipe: Path, tmp_path: Path) -> None:
+    book = Book(tmp_path / "book")
+    tasks = run.plan(read_recipe(recipe), book)
+    for task in tasks[:2]:
+        left = book.workplace(task.kind.name, task.id).out
+        left.mkdir(parents=True)
+        (left / "step-000028").write_text("1000")
+    entries = run_all(recipe, book.folder)
+    assert not (book.folder_of(entries["pages"]) / "step-000028").exists()
+    assert entries["base"].metrics["total"] == 1000 + 29 * 29
+
+
+def test_a_source_that_is_gone_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gone can't be read"):
-        Fingerprints().of(missing.path)
+        Fingerprints().of(tmp_path / "gone")

@@ -73,7 +73,7 @@ def pedigree(entry: Entry, book: Book) -> list[str]:
 
 
 def _described(entry: Entry) -> str:
-    given = "  ".join(f"{name}={value}" for name, value in _flat(entry.given))
+    given = "  ".join(f"{name}={value}" for name, value in _flat(entry.given) if name not in entry.sources)
     return f"{entry.name}  {entry.kind}  {local_time(entry.finished)}  {given}".rstrip()
 
 
@@ -122,9 +122,10 @@ def why_lines(url: str, book: Book, name: str | None) -> list[str]:
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as dotted names and short JSON."""
-    for key, item in value.items():
-        if isinstance(item, dict) and item:
+    """Nested settings as dotted names and short JSON; items of a list are counted, as in an override."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        holds = (isinstance(item, dict) and item) or (isinstance(item, list) and any(isinstance(x, dict) for x in item))
+        if holds:
             yield from _flat(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", json.dumps(item, ensure_ascii=False)
