@@ -1,0 +1,180 @@
+"""Curation from end to end: cut the input into shards, measure them in processes, decide, write what is kept (§3.1).
+
+A measured shard is a file of its own, published by rename, so a killed run measures only what is missing; and
+deciding again with other thresholds measures nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any
+
+from herdbook import console
+from herdbook.corpus.funnel import funnel_rows, funnel_table, metrics
+from herdbook.corpus.read import RawPage, Shard, Skipped, plan, read_shard
+from herdbook.corpus.settings import CurateSettings, MeasureSettings, SourceSettings
+from herdbook.corpus.warc import Loss
+from herdbook.files import read_json, write_json, write_text
+from herdbook.settings import UserError
+
+__all__ = ["CurateSettings", "curate", "decide_again"]
+
+RETRIES = 2
+"""How often a shard is given to another process after one died with it."""
+
+
+def curate(settings: CurateSettings, pages: list[Path], out: Path) -> dict[str, Any]:
+    """Curate the crawls in the folders `pages` and the settings' sources into `out`; continues what is there.
+
+    Returns the figures of the funnel. Raises UserError when there is nothing to read.
+    """
+    started = time.monotonic()
+    sources = [SourceSettings(path=folder, format="warc", name="pages") for folder in pages] + list(settings.sources)
+    shards = plan(sources, settings.measure)
+    folder = out / "measured"
+    _prepare(folder, shards, settings.measure)
+    workers = settings.workers or free_cores()
+    _measure_all(folder, shards, settings.measure, workers)
+    measured = time.monotonic() - started
+    figures = decide_again(settings, out)
+    figures["seconds"] = {"measure": measured, "decide": time.monotonic() - started - measured}
+    return figures
+
+
+def decide_again(settings: CurateSettings, out: Path) -> dict[str, Any]:
+    """Apply the rules to what `out` holds measured, and write documents, measurements, funnel and quarantine anew."""
+    import pyarrow.parquet as pq
+
+    from herdbook.corpus.decide import Deciding, write_documents
+
+    shards = sorted((out / "measured").glob("*.parquet"))
+    if not shards:
+        raise UserError(f"{out}: nothing measured here to decide about; curate first")
+    table = pq.read_table(shards, columns=[n for n in pq.read_schema(shards[0]).names if n != "text"])
+    decision = Deciding(table, settings).decide()
+    for name in ("documents", "measurements"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    written = write_documents(shards, decision, out)
+    notes = [read_json(shard.with_suffix(".json")) for shard in shards]
+    losses = [loss for note in notes for loss in note["losses"]]
+    write_text(out / "quarantine.jsonl", "".join(json.dumps(loss, ensure_ascii=False) + "\n" for loss in losses))
+    skipped: Counter[str] = sum((Counter(note["skipped"]) for note in notes), Counter())
+    rows = funnel_rows(decision, table["length_characters"].to_numpy(), len(losses), written)
+    write_json(out / "funnel.json", {"rules": rows, "passed_over": dict(skipped.most_common()), **written})
+    write_json(out / "rules.json", [rule.model_dump() for rule in decision.rules])
+    console.out.print(funnel_table(rows, skipped))
+    return metrics(rows, skipped, table, decision, written)
+
+
+def free_cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _prepare(folder: Path, shards: list[Shard], settings: MeasureSettings) -> None:
+    """Keep what `folder` holds if it was measured from the same input in the same way, else begin anew."""
+    from herdbook.corpus.measure import VERSION
+
+    wanted = {"version": VERSION, "measure": settings.model_dump(mode="json"), "shards": [s.as_json() for s in shards]}
+    plan_file = folder / "plan.json"
+    if not plan_file.is_file() or read_json(plan_file) != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(plan_file, wanted)
+    for left in folder.glob(".*"):
+        left.unlink()
+
+
+def _measure_all(folder: Path, shards: list[Shard], settings: MeasureSettings, workers: int) -> None:
+    missing = [(number, shard) for number, shard in enumerate(shards) if not _target(folder, number).is_file()]
+    with console.progress("measuring", sum(shard.size for shard in shards) / 1e6, "MB") as tracker:
+        tracker.advance(sum(shard.size for shard in shards) / 1e6 - sum(shard.size for _, shard in missing) / 1e6)
+        if workers == 1 or len(missing) == 1:
+            for number, shard in missing:
+                tracker.note(pages=measure_shard(shard, settings, _target(folder, number)))
+                tracker.advance(shard.size / 1e6)
+            return
+        for attempt in range(RETRIES + 1):
+            try:
+                _measure_parallel(folder, missing, settings, workers, tracker)
+                return
+            except BrokenProcessPool:
+                missing = [(n, s) for n, s in missing if not _target(folder, n).is_file()]
+                console.log("worker_died", shards_left=len(missing), attempt=attempt + 1)
+        names = ", ".join(sorted({shard.files[0] for _, shard in missing}))
+        raise UserError(f"measuring processes died {RETRIES + 1} times on {names}; lower `workers` if memory ran out")
+
+
+def _measure_parallel(
+    folder: Path, missing: list[tuple[int, Shard]], settings: MeasureSettings, workers: int, tracker: console.Tracker
+) -> None:
+    pages = 0
+    count = min(workers, len(missing)) or 1
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_worker) as pool:
+        waiting = {pool.submit(measure_shard, s, settings, _target(folder, n)): s for n, s in missing}
+        try:
+            while waiting:
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    shard = waiting.pop(future)
+                    pages += future.result()
+                    tracker.note(pages=pages)
+                    tracker.advance(shard.size / 1e6)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _worker() -> None:
+    """A worker ends with the process that started it, however that ended."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _target(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.parquet"
+
+
+def measure_shard(shard: Shard, settings: MeasureSettings, target: Path) -> int:
+    """Measure one shard and publish it as `target` (and what was lost as a JSON file beside it); returns its pages."""
+    import pyarrow.parquet as pq
+
+    from herdbook.corpus.measure import as_table, measure
+
+    rows: list[dict[str, Any]] = []
+    losses: list[dict[str, Any]] = []
+    skipped: Counter[str] = Counter()
+    for item in read_shard(shard, settings):
+        if isinstance(item, RawPage):
+            try:
+                rows.append(measure(item, shard.source, settings))
+                continue
+            except Exception as error:  # one page must not cost the others; what went wrong stands in quarantine
+                item = Loss(item.key, 0, f"could not be measured ({type(error).__name__}: {error})", item.url)
+        if isinstance(item, Skipped):
+            skipped[item.reason] += 1
+        else:
+            loss = {"file": item.file, "offset": item.offset, "reason": item.reason, "url": item.url}
+            losses.append({"source": shard.source} | loss)
+    write_json(target.with_suffix(".json"), {"losses": losses, "skipped": dict(skipped), "pages": len(rows)})
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    pq.write_table(as_table(rows, settings), temporary, compression="zstd", compression_level=1)
+    temporary.replace(target)
+    return len(rows)

@@ -1,0 +1,126 @@
+"""Bytes of a page to Unicode, whatever its headers claim.
+
+Order of trust: byte order mark; UTF-8 that decodes (chance hits are next to impossible beyond ASCII); then what the
+page declares against what its bytes look like, the more readable reading winning.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+from herdbook.corpus.language import identify
+
+META = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
+BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+TAGS = re.compile(r"<(?:script|style)\b.*?</(?:script|style)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+
+# What the web means by these names (WHATWG).
+ALIASES = {
+    "iso-8859-1": "windows-1252",
+    "latin-1": "windows-1252",
+    "latin1": "windows-1252",
+    "us-ascii": "windows-1252",
+    "ascii": "windows-1252",
+    "iso-8859-9": "windows-1254",
+    "iso-8859-11": "cp874",
+    "tis-620": "cp874",
+    "windows-874": "cp874",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "shift-jis": "cp932",
+    "x-sjis": "cp932",
+    "ks_c_5601-1987": "cp949",
+    "euc-kr": "cp949",
+    "utf8": "utf-8",
+}
+
+# UTF-8 read as a single-byte code page: a lead byte's letter, then continuation bytes' signs. Letters such as š and œ
+# are continuation bytes too, but real neighbours of accented letters, so the first sign must be none.
+_SIGN = "\u0080-\u00a9\u00ab-\u00b9\u00bb-\u00bf‚„…†‡ˆ‰‹‘’“”•–—˜™›€"
+_TAIL = _SIGN + "ŒœŠšŽžŸƒªº "
+_CYRILLIC_TAIL = _SIGN + "ЂЃѓЉЊЌЋЏђљњќћџЎўЈҐЁЄЇІіґё№єјЅѕї"
+MOJIBAKE = re.compile(
+    f"Ã[{_TAIL}]|[Â-Ù][{_SIGN}]|[à-ï][{_SIGN}][{_TAIL}]|ð[Ÿ\u0090-\u009f][{_TAIL}]{{2}}|(?:[РС][{_CYRILLIC_TAIL}]){{3,}}|"
+    "(?:Гѓ|Г[‚„…†‡€‰‹‘’“”•–—™]){2,}|вЂ|пїЅ|锟斤拷"
+)
+CONTROL = re.compile("[\ufffd\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufffe\uffff]")
+NON_LETTER_RUN = re.compile(r"(?<=\w)[¡-¿×÷](?=\w)")
+
+
+def known(name: str | None) -> str | None:
+    """The codec for an encoding's name on the web, or None."""
+    if not name:
+        return None
+    name = name.strip().lower()
+    name = ALIASES.get(name, name)
+    try:
+        info = codecs.lookup(name)
+    except (LookupError, ValueError):
+        return None
+    return info.name if getattr(info, "_is_text_encoding", True) else None
+
+
+def bad_share(text: str) -> float:
+    """Share of characters that no sound text has: replacement and control characters, UTF-8 read as a code page."""
+    if not text:
+        return 0.0
+    if text.isascii() and text.isprintable():
+        return 0.0
+    bad = len(CONTROL.findall(text)) + sum(len(hit) for hit in MOJIBAKE.findall(text))
+    return bad / len(text)
+
+
+def decode(data: bytes, declared: str | None = None, html: bool = True) -> tuple[str, str]:
+    """Text of a page and the encoding it was read with. `declared` is the HTTP charset. Never raises."""
+    for mark, name in BOMS:
+        if data.startswith(mark):
+            return data[len(mark) :].decode(name, "replace"), name
+    try:
+        return data.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        pass
+    meta = META.search(data[:2048]) if html else None
+    stated = known(meta.group(1).decode("ascii", "replace")) if meta else None
+    names = [known(declared), stated, _detected(data), "utf-8"]
+    if "windows-1252" not in names and "cp1252" not in names:
+        names.append("cp1252")
+    best, best_text, best_score = "utf-8", "", -1.0
+    for rank, name in enumerate(dict.fromkeys(n for n in names if n)):
+        text = _read(data, name)
+        if text is None:
+            continue
+        score = _readable(text, html) - 0.01 * rank
+        if score > best_score:
+            best, best_text, best_score = name, text, score
+    return best_text, best
+
+
+def _read(data: bytes, name: str) -> str | None:
+    try:
+        return data.decode(name, "replace")
+    except (LookupError, UnicodeError):
+        return None
+
+
+def _detected(data: bytes) -> str | None:
+    from resiliparse.parse.encoding import detect_encoding
+
+    try:
+        return known(detect_encoding(data, max_len=65536))
+    except (MemoryError, ValueError):
+        return None
+
+
+def _readable(text: str, html: bool) -> float:
+    """How much a reading looks like language: 0 (noise) to about 1."""
+    sample = text[:60000]
+    if html:
+        sample = TAGS.sub(" ", sample)
+    sample = " ".join(sample.split())[:6000]
+    if not sample:
+        return 0.0
+    odd = len(CONTROL.findall(sample)) + sum(map(len, MOJIBAKE.findall(sample))) + len(NON_LETTER_RUN.findall(sample))
+    high = sum(not c.isascii() for c in sample) or 1
+    return identify(sample, 4000)[1] * max(0.0, 1.0 - 2.0 * odd / high)

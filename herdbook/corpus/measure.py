@@ -1,0 +1,220 @@
+"""Everything that is measured of one document, as columns; decisions come later, over columns alone (§3.1).
+
+Text is cut into words once; repetition, MinHash, adult words and token statistics all work on that. Statistics of
+prose leave code lines out: a program repeats itself and names no language, and is right to.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from herdbook.corpus.decode import bad_share, decode
+from herdbook.corpus.extract import extract
+from herdbook.corpus.language import identify
+from herdbook.corpus.minhash import shingles, signature
+from herdbook.corpus.patterns import count_adult, count_personal
+from herdbook.corpus.read import RawPage
+from herdbook.corpus.settings import MeasureSettings
+from herdbook.corpus.urls import canonical
+
+VERSION = 1
+"""Raised when a measurement changes its meaning, so that older measurements are not taken for new ones."""
+
+# Languages written without spaces are counted by the character.
+UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f\u1000-\u109f\u1780-\u17ff"
+TOKENS = re.compile(f"[{UNSPACED}]|[^\\W_]+")
+NOT_WORD = re.compile(r"[\W_]+")
+BUCKETS = 1 << 14
+"""Buckets of the token distribution; a word's bucket is its hash modulo this."""
+LEAST_HITS = 3
+"""Adult words or items of personal data below this number count as none in the shares the rules read."""
+MIN_LINE_CHARACTERS = 15
+"""Letters a line needs to be looked up as boilerplate; shorter ones are labels that prose and tables share."""
+
+
+class WordHashes(dict[str, int]):
+    """A word's 64-bit hash, remembered; most words of a shard have been seen before."""
+
+    def __missing__(self, word: str) -> int:
+        value = xxhash.xxh3_64_intdigest(word.encode())
+        if len(self) > 500_000:
+            self.clear()
+        self[word] = value
+        return value
+
+
+HASHES = WordHashes()
+
+
+def hash_words(words: list[str]) -> np.ndarray:
+    """Hashes (W,) uint64 of words."""
+    return np.fromiter(map(HASHES.__getitem__, words), np.uint64, len(words))
+
+
+def document_text(page: RawPage) -> tuple[str, str, list[str], list[str], str]:
+    """A page's title, encoding, lines, kinds of lines (extract.py) and what it was: html, text or code."""
+    if isinstance(page.content, bytes):
+        content, encoding = decode(page.content, page.charset, page.kind == "html")
+    else:
+        content, encoding = page.content.encode("utf-8", "replace").decode(), "utf-8"
+    if page.kind == "html":
+        found = extract(content)
+        return found.title, encoding, found.lines, found.kinds, "html"
+    lines = content.replace("\r\n", "\n").replace("\r", "\n").strip("\n").rstrip().split("\n")
+    return "", encoding, lines, ["c" if page.kind == "code" else "t"] * len(lines), page.kind
+
+
+def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, Any]:
+    """All columns of one page."""
+    title, encoding, lines, kinds, kind = document_text(page)
+    text = "\n".join(lines)
+    prose = text if "c" not in kinds else "\n".join(line for line, k in zip(lines, kinds) if k != "c")
+    prose_words = TOKENS.findall(prose.lower())
+    prose_hashes = hash_words(prose_words)
+    hashes, count = prose_hashes, len(prose_words)
+    if prose is not text:
+        code_words = TOKENS.findall("\n".join(line for line, k in zip(lines, kinds) if k == "c").lower())
+        hashes, count = np.concatenate([prose_hashes, hash_words(code_words)]), count + len(code_words)
+    language, probability = identify(prose, settings.language_characters)
+    if kind == "code" or len(prose_words) < 5 <= count:
+        language, probability = "code", 1.0
+    row: dict[str, Any] = {
+        "id": xxhash.xxh3_64_hexdigest(f"{source}\n{page.key}".encode()),
+        "url": page.url,
+        "source": source,
+        "date": page.date,
+        "text": text,
+        "language": language,
+        "title": title,
+        "kind": kind,
+        "language_probability": probability,
+        "encoding_name": encoding,
+        "encoding_bad_share": bad_share(prose),
+        "length_characters": len(text),
+        "length_words": count,
+        "length_lines": sum(1 for line in lines if line.strip()),
+        "code_share": 1.0 - len(prose) / len(text) if text else 0.0,
+    }
+    unspaced = sum(len(word) == 1 and word > "\u0e00" for word in prose_words[:2000]) > 0.5 * min(
+        len(prose_words), 2000
+    )
+    row.update(repetition(prose_hashes, prose, 2 if unspaced else 1))
+    row.update(safety(prose, prose_words))
+    row["duplicate_url_key"] = xxhash.xxh3_64_intdigest(canonical(page.url).encode("utf-8", "replace")) - 2**63
+    row["duplicate_exact_key"] = xxhash.xxh3_64_intdigest(hashes.tobytes()) - 2**63
+    items = shingles(hashes, settings.shingle_words)
+    row["duplicate_signature"] = signature(items, settings.minhash_permutations).tobytes()
+    row["divergence_tokens"] = (prose_hashes % np.uint64(BUCKETS)).astype(np.uint16)
+    row["lines_hashes"] = line_hashes(lines, kinds)
+    row["lines_words"] = np.fromiter((len(line.split()) for line in lines), np.int32, len(lines))
+    return row
+
+
+def repetition(hashes: np.ndarray, text: str, scale: int = 1) -> dict[str, float]:
+    """Shares of a text that repeat: most common 2-, 3-, 4-gram; words inside repeated 5- and 10-grams; lines.
+
+    `scale` multiplies the sizes where words are characters, of which it takes more to say as much.
+    """
+    result = {}
+    for size in (2, 3, 4):
+        result[f"repetition_top_{size}gram"] = top_share(hashes, size * scale)
+    for size in (5, 10):
+        result[f"repetition_duplicate_{size}gram"] = covered_share(hashes, size * scale)
+    lines = [line for line in text.split("\n") if line.strip()]
+    result["repetition_duplicate_lines"] = 1.0 - len(set(lines)) / len(lines) if lines else 0.0
+    return result
+
+
+def _grams(hashes: np.ndarray, size: int) -> np.ndarray:
+    count = len(hashes) - size + 1
+    mixed = hashes[:count].copy()
+    for step in range(1, size):
+        mixed *= np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(31)
+        mixed += hashes[step : step + count]
+    return mixed
+
+
+def top_share(hashes: np.ndarray, size: int) -> float:
+    """Share of the words (W,) that the most frequent n-gram makes up; 0 when none comes twice."""
+    if len(hashes) < 2 * size:
+        return 0.0
+    ordered = np.sort(_grams(hashes, size))
+    ends = np.flatnonzero(np.concatenate([ordered[1:] != ordered[:-1], [True]]))
+    most = int(np.diff(ends, prepend=-1).max())
+    return most * size / len(hashes) if most > 1 else 0.0
+
+
+def covered_share(hashes: np.ndarray, size: int) -> float:
+    """Share of the words (W,) that stand inside an n-gram seen earlier in the text."""
+    if len(hashes) <= size:
+        return 0.0
+    grams = _grams(hashes, size)
+    order = np.argsort(grams, kind="stable")
+    ordered = grams[order]
+    again = np.zeros(len(grams), dtype=bool)
+    again[order[1:]] = ordered[1:] == ordered[:-1]
+    if not again.any():
+        return 0.0
+    edges = np.zeros(len(hashes) + 1, dtype=np.int32)
+    starts = np.flatnonzero(again)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, starts + size, -1)
+    return float((np.cumsum(edges[:-1]) > 0).mean())
+
+
+def safety(text: str, words: list[str]) -> dict[str, float]:
+    """Counts and shares of adult words and of personal data."""
+    total = max(len(words), 1)
+    adult = count_adult(words)
+    # Once or twice proves nothing, however short the page.
+    row: dict[str, float] = {"adult_words": adult, "adult_share": adult / total if adult >= LEAST_HITS else 0.0}
+    personal = count_personal(text)
+    row.update({f"pii_{name}": count for name, count in personal.items()})
+    row["pii_items"] = sum(personal.values())
+    row["pii_share"] = row["pii_items"] / total if row["pii_items"] >= LEAST_HITS else 0.0
+    return row
+
+
+def normal_line(line: str) -> str:
+    """A line as repeated lines are compared: without case and punctuation. Numbers stay, they say something."""
+    return NOT_WORD.sub(" ", line.lower()).strip()
+
+
+def line_hashes(lines: list[str], kinds: list[str]) -> np.ndarray:
+    """A hash (lines,) int64 per line; 0 for lines that are never boilerplate: code, short labels, table rows."""
+    values = np.zeros(len(lines), dtype=np.int64)
+    for index, (line, kind) in enumerate(zip(lines, kinds)):
+        if kind != "t":
+            continue
+        normal = normal_line(line)
+        if len(normal) >= MIN_LINE_CHARACTERS:
+            values[index] = xxhash.xxh3_64_intdigest(normal.encode()) - 2**63
+    return values
+
+
+def as_table(rows: list[dict[str, Any]], settings: MeasureSettings) -> pa.Table:
+    """Measured rows as a table whose types are the same for every shard, an empty one too."""
+    return pa.Table.from_pylist(rows, schema=schema(settings))
+
+
+def schema(settings: MeasureSettings) -> pa.Schema:
+    """Names and types of all columns."""
+    kinds: dict[str, pa.DataType] = dict.fromkeys(
+        ("id", "url", "source", "date", "language", "title", "kind", "encoding_name"), pa.string()
+    )
+    kinds |= {"text": pa.large_string(), "language_probability": pa.float64()}
+    kinds |= dict.fromkeys(("encoding_bad_share", "code_share"), pa.float64())
+    kinds |= dict.fromkeys(("length_characters", "length_words", "length_lines"), pa.int64())
+    kinds |= {name: pa.float64() for name in repetition(np.zeros(0, np.uint64), "")}
+    kinds |= {name: pa.float64() if name.endswith("share") else pa.int64() for name in safety("", [])}
+    kinds |= {"duplicate_url_key": pa.int64(), "duplicate_exact_key": pa.int64()}
+    kinds |= {"duplicate_signature": pa.binary(4 * settings.minhash_permutations)}
+    kinds |= {"divergence_tokens": pa.list_(pa.uint16())}
+    kinds |= {"lines_hashes": pa.list_(pa.int64()), "lines_words": pa.list_(pa.int32())}
+    return pa.schema(list(kinds.items()))

@@ -1,0 +1,99 @@
+"""Settings of curation: what to read, how to measure it, and which rules decide (§3.1).
+
+Light on purpose: the recipe reader imports this module without an engine or a parser behind it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from herdbook.corpus.rules import DEFAULT_RULES, Rule, check_rules
+from herdbook.settings import InputPath, Settings
+
+SourceFormat = Literal["auto", "warc", "wet", "arc", "parquet", "jsonl", "text"]
+
+
+class SourceSettings(Settings):
+    """One place to read pages or documents from."""
+
+    path: InputPath
+    """File or folder to read."""
+
+    format: SourceFormat = "auto"
+    """What the files are; `auto` goes by their names, and by their first bytes where a name says nothing."""
+
+    name: str | None = None
+    """What the column `source` says of these documents; by default the name of the path."""
+
+    glob: str | None = None
+    """Which files of a folder to read, for example `**/*.py`; by default all that the format can read."""
+
+    text_field: str = "text"
+    """Column or key that holds the text of Parquet and JSONL rows."""
+
+
+class MeasureSettings(Settings):
+    """Everything that changes a measurement; a change here reads all pages again."""
+
+    max_page_mb: float = Field(default=8.0, gt=0)
+    """Largest page in MB (10^6 bytes, uncompressed); a larger one goes to quarantine."""
+
+    max_text_mb: float = Field(default=64.0, gt=0)
+    """Largest plain-text document in MB (text files, JSONL and Parquet rows); a larger one goes to quarantine."""
+
+    shard_mb: float = Field(default=4.0, gt=0)
+    """MB of input (as stored) measured and published at a time; what a killed run may have to repeat."""
+
+    language_characters: int = Field(default=2000, ge=100)
+    """Characters of a document the language identifier looks at."""
+
+    minhash_permutations: int = Field(default=112, ge=16, multiple_of=4)
+    """Minima kept per document; more make the estimated similarity sharper and the columns wider."""
+
+    shingle_words: int = Field(default=3, ge=1, le=10)
+    """Words in a row that make one element of the set MinHash compares."""
+
+
+class DuplicateSettings(Settings):
+    """When two documents count as the same, and when a line counts as boilerplate."""
+
+    band_rows: int = Field(default=4, ge=1, le=16)
+    """Minima per band: documents equal in one whole band are compared; fewer find more distant pairs."""
+
+    line_documents: int = Field(default=6, ge=1)
+    """A line standing in more than this many kept documents of a bucket is boilerplate and removed (§3.1.1)."""
+
+    line_bucket: int = Field(default=30_000_000, ge=1)
+    """Documents per bucket in which lines are counted; a bucket never mixes languages."""
+
+
+class CurateSettings(Settings):
+    """Raw pages to documents: read, extract, measure, deduplicate, decide."""
+
+    sources: tuple[SourceSettings, ...] = ()
+    """What to read besides the pages of the stages that feed this one."""
+
+    measure: MeasureSettings = MeasureSettings()
+    """How pages are read and measured."""
+
+    duplicates: DuplicateSettings = DuplicateSettings()
+    """How duplicates and repeated lines are found."""
+
+    rules: tuple[Rule, ...] = DEFAULT_RULES
+    """The rules in order; a document is dropped by the first that holds."""
+
+    thresholds: dict[str, float] = Field(default_factory=dict)
+    """Other thresholds for the rules that read a column, for example `{adult_share: 0.02}`."""
+
+    off: tuple[str, ...] = ()
+    """Names of rules (or of columns they read) to switch off, for example `[near_duplicate, line_repeated]`."""
+
+    workers: int | None = Field(default=None, ge=1)
+    """Processes that measure; by default one per free processor core."""
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Self:
+        check_rules(self.rules, self.thresholds, self.off)
+        return self
