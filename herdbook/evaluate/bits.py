@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from herdbook.model.transformer import Transformer
 
 PRESET = 9 | lzma.PRESET_EXTREME
+DICTIONARY = 64 << 20  # of xz -9
 LOGITS_AT_ONCE = 1 << 25
 
 
@@ -117,8 +118,9 @@ class Texts:
 
 
 def xz_size(data: bytes) -> int:
-    """Bytes of `data` after `xz -9e`."""
-    return len(lzma.compress(data, preset=PRESET))
+    """Bytes of `data` after `xz -9e`; the dictionary is cut to the data, which saves 600 MB and changes nothing."""
+    size = min(DICTIONARY, max(4096, len(data)))
+    return len(lzma.compress(data, filters=[{"id": lzma.FILTER_LZMA2, "preset": PRESET, "dict_size": size}]))
 
 
 def measure_bits(

@@ -97,7 +97,7 @@ def question_folder(folder: Path) -> Path:
 def model_folder(folder: Path) -> Path:
     """The Hugging Face folder: an entry of the book keeps it in `model/`."""
     for found in (folder, folder / "model"):
-        if (found / "config.json").is_file():
+        if (found / "config.json").is_file() or (found / "params.json").is_file():
             return found
     raise UserError(
         f"{folder}: no config.json here or in model/; give a Hugging Face model folder or an entry of a model"
@@ -108,7 +108,7 @@ def load_engine(folder: Path, settings: EvaluateSettings) -> Any:
     """The inference engine with the model of a folder."""
     from herdbook.inference.engine import Engine
 
-    return Engine.load(folder, **({"device": settings.device} if settings.device else {}))
+    return Engine.load(folder, device=settings.device, rows=settings.batch)
 
 
 def set_papers(settings: EvaluateSettings, folder: Path | None, tokens: Path | None) -> list[Paper]:

@@ -50,14 +50,15 @@ class Candidate:
         ids: list[int] = self.tokenizer.encode(text, bos=True)
         return ids
 
-    def write(self, prompts: Sequence[list[int]], tokens: int, stop: tuple[str, ...], tracker: Tracker) -> list[str]:
-        """What the model writes after each prompt, in their order."""
+    def write(
+        self, prompts: Sequence[list[int]], tokens: int, stop: tuple[str, ...], tracker: Tracker, seed: int = 0
+    ) -> list[str]:
+        """What the model writes after each prompt, in their order; another `seed` draws other answers."""
         from herdbook.inference.engine import Sampling
 
         temperature, texts = self.settings.temperature, []
-        for number, part in enumerate(parts(prompts, 8 * self.settings.batch)):
-            seed = self.settings.seed + number
-            sampling = Sampling(max_tokens=tokens, temperature=temperature, stop=stop, seed=seed)
+        sampling = Sampling(max_tokens=tokens, temperature=temperature, stop=stop, seed=self.settings.seed + seed)
+        for part in parts(prompts, 8 * self.settings.batch):
             texts += [completion.text for completion in self.engine.generate(part, sampling)]
             tracker.advance(len(part))
         return texts
@@ -228,9 +229,10 @@ def ask_programs(
     settings = candidate.settings
     shots, room = shots_of(candidate, task, examples), answer_room(candidate, questions)
     pairs = [fitting_prompt(candidate, task.prompt, q, examples[:shots], room) for q in questions]
-    prompts = [ids for _, ids in pairs for _ in range(settings.samples)]
-    with progress(task.name, len(prompts), "programs") as tracker:
-        texts = candidate.write(prompts, room, task.stop, tracker)
+    prompts = [ids for _, ids in pairs]
+    with progress(task.name, len(prompts) * settings.samples, "programs") as tracker:
+        rounds = [candidate.write(prompts, room, task.stop, tracker, turn) for turn in range(settings.samples)]
+    texts = [text for together in zip(*rounds) for text in together]
     owners = [question for question in questions for _ in range(settings.samples)]
     programs = [Program(program_of(owner, text), owner.tests) for owner, text in zip(owners, texts)]
     with progress(f"{task.name} tests", len(programs), "programs") as tracker:

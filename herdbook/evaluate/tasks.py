@@ -181,7 +181,7 @@ TASKS: dict[str, Task] = {
 def find_task(name: str) -> Task:
     """The task of that name; `UserError` with the nearest names when there is none."""
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=2, cutoff=0.4)
+        near = difflib.get_close_matches(name, TASKS, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise UserError(f"no task is called {name!r}; {hint}there are {', '.join(TASKS)}")
     return TASKS[name]
