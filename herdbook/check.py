@@ -6,7 +6,7 @@ Every mistake is added to `problems` with the line it stands in, its value and t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,14 +20,18 @@ from herdbook.stages import StageKind, Takes
 RESERVED = ("kind", "from")
 
 
-def check_settings(name: str, node: Marked, kind: StageKind, fed: bool, problems: list[Problem]) -> Settings | None:
-    """The valid settings of a stage, or None; `fed` tells whether anything feeds it."""
+def check_settings(
+    name: str, node: Marked, kind: StageKind, inputs: Iterable[str], problems: list[Problem]
+) -> Settings | None:
+    """The valid settings of a stage, or None; `inputs` are those that something feeds."""
     assert isinstance(node.value, dict)
     given = {key: item.bare() for key, item in node.value.items() if key not in RESERVED}
-    if kind.either and not fed and not any(given.get(key) for key in kind.either):
-        choice = " or ".join(f"'from: {{{key}: …}}'" if key in kind.takes else f"{key!r}" for key in kind.either)
-        problems.append(node.problem(f"stage {name!r} needs {choice}"))
-    return validate(name, node, given, kind.settings_class(), f"kind {kind.name}", problems)
+    wanted = kind.settings_class()
+    if kind.either and not any(key in inputs or given.get(key) for key in kind.either):
+        ways = [f"'from: {{{key}: …}}'" for key in kind.either if key in kind.takes]
+        ways += [f"the setting {key!r}" for key in kind.either if key in wanted.model_fields]
+        problems.append(node.problem(f"stage {name!r} needs {' or '.join(ways)}"))
+    return validate(name, node, given, wanted, f"kind {kind.name}", problems)
 
 
 def validate(
@@ -204,6 +208,24 @@ def _can_feed(
     else:
         return feeder in kinds
     return False
+
+
+def check_names(name: str, raw: dict[str, Marked], kinds: dict[str, StageKind], problems: list[Problem]) -> None:
+    """A setting whose keys are names of token sets and the like must use the names that its input will have."""
+    for setting, source in kinds[name].keys_from.items():
+        node = raw[name].at((setting,))
+        feeder = raw[name].at(("from", source)).value
+        if node is raw[name] or not isinstance(node.value, dict) or not isinstance(feeder, str) or feeder not in kinds:
+            continue
+        names: list[str] = []
+        for key, takes in kinds[feeder].takes.items():
+            if takes.keyed:
+                fed = raw[feeder].at(("from", key)).bare()
+                names += fed if isinstance(fed, list) else [fed]
+        for key, value in node.value.items():
+            if names and key not in names:
+                near = schema.suggest(key, names)
+                problems.append(value.problem(f"{name}.{setting}: {feeder!r} has no set {key!r}{near}"))
 
 
 def _circle(name: str, feeder: str, raw: dict[str, Marked]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from herdbook import schema
 from herdbook.aims import Aim, parse_aim
-from herdbook.check import check_inputs, check_settings
+from herdbook.check import check_inputs, check_names, check_settings
 from herdbook.marked import Marked, Problem, parse, parse_value, read_scalar
 from herdbook.metrics import is_pattern
 from herdbook.settings import Settings, UserError
@@ -200,7 +200,8 @@ def _stages(raw: dict[str, Marked], problems: list[Problem]) -> Iterator[tuple[s
     kinds = {name: kind for name, node in raw.items() if (kind := _kind(name, node, problems))}
     for name, kind in kinds.items():
         inputs = check_inputs(name, raw, kinds, problems)
-        settings = check_settings(name, raw[name], kind, bool(inputs), problems)
+        settings = check_settings(name, raw[name], kind, inputs, problems)
+        check_names(name, raw, kinds, problems)
         if settings is not None:
             yield name, Stage(name, kind, settings, inputs)
 

@@ -54,6 +54,9 @@ class StageKind:
     either: tuple[str, ...] = ()
     """Inputs or settings of which at least one must be given."""
 
+    keys_from: dict[str, str] = field(default_factory=dict)
+    """Settings whose keys are the names that feed the stage behind an input: setting → input."""
+
     headline: tuple[str, ...] = ()
     """Dotted patterns of the metrics that `herdbook show` prints for an entry."""
 
@@ -148,6 +151,8 @@ register(
         takes={"tokens": Takes("tokens"), "model": Takes("model", required=False, argument="start")},
         gives="model",
         resumes=True,
+        either=("model",),
+        keys_from={"mix": "tokens"},
         headline=("parameters", "tokens", "bits_per_byte"),
     )
 )
@@ -163,5 +168,6 @@ register(
             "tokens": Takes("tokens", required=False),
         },
         gives="results",
+        either=("world", "tokens", "data"),
     )
 )

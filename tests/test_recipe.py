@@ -125,8 +125,39 @@ def test_a_stage_fed_from_below_or_in_a_circle_is_told_so(tmp_path: Path) -> Non
 
 
 def test_a_kind_that_needs_one_of_several_says_so(tmp_path: Path) -> None:
-    pytest.importorskip("herdbook.corpus.curate")
-    assert "needs 'from: {pages: …}' or 'sources'" in str(problems(tmp_path, "stages:\n  c: {kind: curate}\n")[0])
+    (found,) = problems(tmp_path, "stages:\n  c: {kind: curate}\n")
+    assert "needs 'from: {pages: …}' or the setting 'sources'" in str(found)
+
+
+REAL = """\
+stages:
+  pages: {kind: curate, sources: [{path: "${recipe}"}]}
+  tokenizer: {kind: tokenizer, from: {documents: pages}}
+  tokens: {kind: pack, from: {documents: [pages], tokenizer: tokenizer}}
+  base: {kind: pretrain, from: {tokens: tokens}, steps: 5, model: llama3-8b, mix: {pages: 1}}
+  exam: {kind: evaluate, from: {model: base}, data: "${recipe}"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "line", "words"),
+    [
+        ("{pages: 1}", "{page: 1}", 5, ["base.mix", "'page'", "'pages'"]),
+        ("model: llama3-8b, ", "", 5, ["'from: {model: …}'", "the setting 'model'"]),
+        ("model: llama3-8b", "model: llama-8b", 5, ["base.model", "llama3-8b"]),
+        ("model: llama3-8b", "model: {dim: 64}", 5, ["base.model.heads must be given"]),
+        ("steps: 5", "tokens: 5, steps: 5", 5, ["steps", "tokens"]),
+        (', data: "${recipe}"', "", 6, ["'from: {world: …}'", "'from: {tokens: …}'", "the setting 'data'"]),
+        (', data: "${recipe}"', ', data: "${recipe}", tasks: [bit]', 6, ["'bit'", "bits"]),
+    ],
+)
+def test_mistakes_in_real_kinds_are_told_too(
+    tmp_path: Path, right: str, wrong: str, line: int, words: list[str]
+) -> None:
+    assert REAL.count(right) == 1
+    read(tmp_path, REAL)
+    found = problems(tmp_path, REAL.replace(right, wrong))
+    assert any(item.line == line and all(word in str(item) for word in words) for item in found), found
 
 
 @pytest.mark.parametrize(

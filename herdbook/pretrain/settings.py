@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from herdbook.model.config import ModelConfig, preset
 from herdbook.settings import UserError
@@ -38,6 +38,13 @@ class PretrainSettings(TrainSettings):
 
     export_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in the model folder."""
+
+    @field_validator("model")
+    @classmethod
+    def _known_preset(cls, model: str | ModelShape | None) -> str | ModelShape | None:
+        if isinstance(model, str):
+            preset(model)  # an unknown name is told when the recipe is read
+        return model
 
 
 def shape_of(model: str | ModelShape, vocab_size: int) -> ModelConfig:
