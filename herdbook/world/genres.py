@@ -175,7 +175,7 @@ GENRES: tuple[Genre, ...] = (
             "Tomorrow is {day} and there is much to do.",
             "Good night, dear diary.",
         ),
-        ("", "", "", "I wrote on a slip of paper: ", "{other} says that ", "I keep forgetting it, but "),
+        ("", "", "", "I noted on a slip: ", "{other} says that ", "I keep forgetting it, but "),
         ("Morning", "Noon", "Afternoon", "Evening", "Night"),
     ),
     Genre(
