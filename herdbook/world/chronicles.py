@@ -2,7 +2,7 @@
 
 A needle is "The secret code of the <adjective> <noun> is <colour> <number>." and its question names the key in the
 same words, so what has to be learnt is only to look back and copy. A code of a colour and a number can't be guessed
-(there are 2,160) and costs two tokens. Short chronicles teach this within one row of a small model; long ones are
+(there are 2,160) and costs three tokens. Short chronicles teach this within one row of a small model; long ones are
 longer than any context. Keys and codes of questions never stand in a page.
 """
 

@@ -1,6 +1,6 @@
 """Settings of the known world: its seed and how much of each kind of thing it holds.
 
-The defaults give roughly 2.4 million tokens, enough for a laptop to learn in minutes; `WorldSettings.tiny()`
+The defaults give roughly 2.5 million tokens, enough for a laptop to learn in minutes; `WorldSettings.tiny()`
 gives a world with every kind of thing in it that a test can make in well under a second.
 """
 
