@@ -95,6 +95,14 @@ def test_each_prompt_may_have_its_own_settings() -> None:
     assert together[4] == engine.generate([PROMPTS[4]], settings[4])[0]
 
 
+def test_a_row_that_ended_early_does_not_outgrow_the_cache() -> None:
+    engine = engine_of()
+    prompts = [[TOKENIZER.bos_id] * 100, *([TOKENIZER.bos_id, byte] for byte in range(5))]
+    got = engine.generate(prompts, [Sampling(max_tokens=1), *[Sampling(max_tokens=90)] * 5])
+    assert [len(one.token_ids) for one in got] == [1] + [90] * 5
+    assert got[3] == engine.generate([prompts[3]], Sampling(max_tokens=90))[0]
+
+
 def test_streamed_pieces_join_to_the_text() -> None:
     engine = engine_of(seed=5)
     for prompt in PROMPTS[:4]:
