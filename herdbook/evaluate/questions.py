@@ -32,6 +32,9 @@ class Question:
     correct: int = -1
     """Index of the right choice."""
 
+    one_line: bool = False
+    """Whether the pages it was learnt from hold an answer on one line, so that the line's end is the answer's."""
+
     groups: dict[str, Any] = field(default_factory=dict)
     """What results are reported by: exposures, steps, hops, language, subject, split."""
 
@@ -102,7 +105,8 @@ def read_choices(path: Path) -> list[Question]:
         groups = dict(row.get("group") or {})
         if path.suffix == ".csv" or "subject" in row:
             groups["subject"] = str(row.get("subject", subject))
-        return Question(name, str(row["question"]), "", choices, choice_index(row["answer"], len(choices)), groups)
+        correct = choice_index(row["answer"], len(choices))
+        return Question(name, str(row["question"]), choices=choices, correct=correct, groups=groups)
 
     return read_with(path, make)
 
@@ -115,7 +119,7 @@ def read_worked(path: Path) -> list[Question]:
         groups = dict(row.get("group") or {})
         if "language" in row:
             groups["language"] = str(row["language"])
-        return Question(name, str(row["question"]), answer, groups=groups)
+        return Question(name, str(row["question"]), answer, one_line="\n" not in answer, groups=groups)
 
     return read_with(path, make)
 

@@ -24,7 +24,7 @@ def grouped(samples: Sequence[Sample], key: str) -> dict[Any, list[Sample]]:
 
 
 def choice_metrics(name: str, samples: list[Sample]) -> Metrics:
-    """Accuracy by summed likelihood, by likelihood per token and per byte, chance, and by group."""
+    """Accuracy by summed likelihood, per token and per byte; by hops, else by exposures in English; by language."""
     chance = sum(1 / len(sample["choices"]) for sample in samples) / len(samples)
     metrics: Metrics = {
         name: {
@@ -34,8 +34,11 @@ def choice_metrics(name: str, samples: list[Sample]) -> Metrics:
             "chance": chance,
         }
     }
-    for key in ("exposures", "hops"):
-        metrics |= {f"{name}_{value}": {"accuracy": share(own)} for value, own in grouped(samples, key).items()}
+    languages = grouped(samples, "language")
+    english = [sample for sample in samples if sample["group"].get("language", "en") == "en"]
+    hops = grouped(samples, "hops")
+    by = {**(hops or grouped(english, "exposures")), **(languages if len(languages) > 1 else {})}
+    metrics |= {f"{name}_{value}": {"accuracy": share(own)} for value, own in by.items()}
     subjects = grouped(samples, "subject")
     if len(subjects) > 1:
         accuracies = {str(subject).replace(".", " "): share(own) for subject, own in subjects.items()}

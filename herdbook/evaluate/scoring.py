@@ -198,9 +198,7 @@ def ask_worked(
 ) -> list[Sample]:
     """Answers written out; the final number (or the LaTeX answer) counts."""
     shots, room = shots_of(candidate, task, examples), answer_room(candidate, questions)
-    # Where right answers are one line, so are the pages they were learnt from, and the line's end is the answer's.
-    one_line = not shots and not any("\n" in q.answer for q in questions) and task.same.__name__ == "same_number"
-    stop = ("\n",) if one_line and any("####" in q.answer or q.groups for q in questions) else task.stop
+    stop = ("\n",) if not shots and all(q.one_line for q in questions) else task.stop
     pairs = [
         fitting_prompt(
             candidate, task.prompt, q, same_subject(q, examples, shots), min(room, candidate.max_length // 2)

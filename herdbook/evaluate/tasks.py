@@ -76,9 +76,9 @@ def lettered(question: Question) -> str:
 
 
 def letters_prompt(question: Question, examples: Sequence[Question]) -> str:
-    """MMLU's usual prompt: a headline and answered questions of the subject, or without any, the bare question."""
+    """MMLU's usual prompt: a headline and answered questions of the subject; without any, the bare question."""
     if not examples:
-        return f"Question: {lettered(question)}"
+        return lettered(question)
     subject = question.groups.get("subject", "")
     about = f" about {subject}" if subject else ""
     headline = f"The following are multiple choice questions (with answers){about}.\n\n"

@@ -25,7 +25,7 @@ def candidate(engine: Any, **settings: Any) -> Candidate:
 
 
 def cloze(choices: tuple[str, ...], correct: int, **groups: Any) -> Question:
-    return Question("q", "The ewe is", "", choices, correct, groups)
+    return Question("q", "The ewe is", choices=choices, correct=correct, groups=groups)
 
 
 def test_choices_equal_a_hand_computation() -> None:
@@ -52,16 +52,18 @@ def test_the_three_ways_to_judge_can_differ() -> None:
 
 def test_letters_are_asked_in_the_usual_form() -> None:
     engine = ToyEngine(CHANCES)
-    question = Question("q", "2 + 2?", "", ("3", "4", "5"), 1)
+    question = Question("q", "2 + 2?", choices=("3", "4", "5"), correct=1)
     [sample] = scoring.ask_choices(candidate(engine), TASKS["mmlu"], [question], [])
-    assert set(engine.asked) == {"Question: 2 + 2?\nA. 3\nB. 4\nC. 5\nAnswer:"}
+    assert set(engine.asked) == {"2 + 2?\nA. 3\nB. 4\nC. 5\nAnswer:"}
     assert sample["choices"] == [" A", " B", " C"] and sample["right"]
 
 
 def test_examples_are_of_the_subject_and_leave_when_there_is_no_room() -> None:
-    examples = [Question(str(i), f"ask {i}", "", ("x", "y"), 0, {"subject": "sheep"}) for i in range(9)]
-    other = [Question("o", "other", "", ("x", "y"), 0, {"subject": "goats"})]
-    question = Question("q", "asked", "", ("x", "y"), 1, {"subject": "sheep"})
+    examples = [
+        Question(str(i), f"ask {i}", choices=("x", "y"), correct=0, groups={"subject": "sheep"}) for i in range(9)
+    ]
+    other = [Question("o", "other", choices=("x", "y"), correct=0, groups={"subject": "goats"})]
+    question = Question("q", "asked", choices=("x", "y"), correct=1, groups={"subject": "sheep"})
     for limit, shown in ((4096, 5), (190, 4), (100, 1), (60, 0)):
         engine = ToyEngine(CHANCES, max_length=limit)
         scoring.ask_choices(candidate(engine), TASKS["mmlu"], [question], other + examples)
@@ -82,8 +84,22 @@ def test_choice_figures_by_exposure() -> None:
     assert metrics["facts_10"]["accuracy"]["n"] == 6 and metrics["facts_100"]["accuracy"]["n"] == 4
 
 
+def test_hops_and_languages_have_figures_of_their_own() -> None:
+    groups = [{"exposures": 10, "language": "en"}, {"exposures": 10, "language": "de"}]
+    questions = [cloze((" b", " a"), 0, **group) for group in groups]
+    samples = scoring.ask_choices(candidate(ToyEngine(CHANCES)), TASKS["facts"], questions, [])
+    metrics = choice_metrics("facts", samples)
+    assert set(metrics) == {"facts", "facts_10", "facts_en", "facts_de"}
+    assert metrics["facts_10"]["accuracy"]["n"] == 1 and metrics["facts"]["accuracy"]["n"] == 2
+    chain = cloze((" b", " a"), 0, hops=2, exposures=100)
+    samples = scoring.ask_choices(candidate(ToyEngine(CHANCES)), TASKS["multihop"], [chain], [])
+    assert set(choice_metrics("multihop", samples)) == {"multihop", "multihop_2"}
+
+
 def worked(steps: int, result: int) -> Question:
-    return Question(f"p{result}", f"What is {result}?", f"so it is. #### {result}", groups={"steps": steps})
+    return Question(
+        f"p{result}", f"What is {result}?", f"so it is. #### {result}", groups={"steps": steps}, one_line=True
+    )
 
 
 def test_problems_are_asked_bare_and_reported_by_steps() -> None:
