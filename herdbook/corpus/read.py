@@ -21,8 +21,8 @@ from herdbook.files import left_out
 from herdbook.settings import UserError
 
 _CODE = (
-    ".py .pyi .pyx .c .h .cc .cpp .hpp .cu .java .js .mjs .ts .tsx .go .rs .rb .php .pl .pm .sh .bash .lua .r .jl .scala "
-    ".kt .swift .cs .m .hs .ml .ex .erl .clj .lisp .el .scm .f90 .f .sql .css .scss .cmake .mk .proto .tex"
+    ".py .pyi .pyx .c .h .cc .cpp .hpp .cu .java .js .mjs .ts .tsx .go .rs .rb .php .pl .pm .sh .bash .lua .r .jl "
+    ".scala .kt .swift .cs .m .hs .ml .ex .erl .clj .lisp .el .scm .f90 .f .sql .css .scss .cmake .mk .proto .tex"
 )
 CODE_SUFFIXES = frozenset(_CODE.split())
 TEXT_SUFFIXES = CODE_SUFFIXES | {".txt", ".md", ".rst", ".text", ".org", ".adoc"}
@@ -216,7 +216,7 @@ def _read_warc(shard: Shard, max_bytes: int) -> Iterator[RawPage | Loss | Skippe
         if isinstance(event, Loss):
             yield event
             continue
-        url = event.headers.get("warc-target-uri", "").strip("<> ")
+        url = event.url or ""
         try:
             yield _record_page(event, name, url, max_bytes)
         except PageError as error:
@@ -228,7 +228,7 @@ def _record_page(record: Record, name: str, url: str, max_bytes: int) -> RawPage
     declared, charset = media_type(record.headers.get("content-type", ""))
     if kind not in ("response", "resource", "conversion"):
         return Skipped(f"{kind or 'untyped'} record")
-    if not url:
+    if not url or url.startswith("metadata:"):
         return Skipped("record without an address")
     key = f"{name}:{record.offset}:{record.part}"
     page = RawPage(url, record.headers.get("warc-date", ""), key, "html", b"", charset)

@@ -43,6 +43,7 @@ def canonical(url: str) -> str:
     path = "/" + path.strip("/")
     path = INDEX.sub("/", f"{path}/" if slash and path != "/" else path)
     path = path.rstrip("/")
-    pairs = sorted(p for p in parts.query.split("&") if p and not TRACKING.match(p.partition("=")[0]))
+    asked = (quote(pair.strip(), safe=SAFE + "%?") for pair in parts.query.split("&"))
+    pairs = sorted(pair for pair in asked if pair and not TRACKING.match(pair.partition("=")[0]))
     query = "?" + "&".join(pairs) if pairs else ""
     return f"//{host}{path}{query}"

@@ -23,7 +23,7 @@ GZIP_MAGIC = b"\x1f\x8b\x08"
 MAX_HEADER = 1 << 17
 BLANK = re.compile(rb"[\r\n]*")
 HEADER_END = re.compile(rb"\r?\n\r?\n")
-NEXT_WARC = re.compile(rb"(?:^|\n)(?=WARC/[01]\.\d+\r?\n)")
+NEXT_WARC = re.compile(rb"(?=WARC/[01]\.\d\r?\n[A-Za-z-]{2,40}[ \t]*:)")
 ARC_LINE = re.compile(rb"([a-z][a-z0-9+.-]{1,15}:[^\n]*) (\S+) (\d{8,}) (\S+) (-?\w+)\r?\n")
 NEXT_ARC = re.compile(rb"\n(?=(?:https?|ftp|dns|filedesc):[^\n]* \S+ \d{14} \S+ \d+\r?\n)")
 
@@ -37,6 +37,11 @@ class Record:
     offset: int
     part: int = 0
     """How many records begin before it in the same gzip member."""
+
+    @property
+    def url(self) -> str | None:
+        """The address it was fetched from."""
+        return address(self.headers)
 
 
 @dataclass
@@ -115,7 +120,7 @@ class _Parser:
                 return self._resync("record header without an end", 5, final)
             return None, False
         headers = parse_headers(bytes(buffer[: end.end()]))
-        url = headers.get("warc-target-uri", "").strip("<> ") or None
+        url = address(headers)
         length = headers.get("content-length", "")
         if not length.isascii() or not length.isdigit():
             return self._resync(f"record without a valid Content-Length ({length!r})", end.end(), final, url)
@@ -136,12 +141,13 @@ class _Parser:
                 return event, False
             return None, False
         tail = bytes(buffer[start + length : start + length + 16])
-        if len(buffer) < start + length or (len(tail) < 16 and not final):
+        ended = tail.startswith(b"\r\n\r\n")
+        if len(buffer) < start + length or (len(tail) < 16 and not final and not ended):
             if final:
                 return self._resync("record ends before its Content-Length", start, final, url)
             return None, False
         after = tail.lstrip(b"\r\n")
-        if after and not b"WARC/".startswith(after[:5]) and not self.arc:
+        if after and not ended and not b"WARC/".startswith(after[:5]) and not self.arc:
             return self._resync("record does not end where its Content-Length says", start, final, url)
         record = Record(headers, bytes(buffer[start : start + length]), self.where(), self.parts)
         self.parts += 1
@@ -182,10 +188,7 @@ class _Parser:
 
     def abort(self, reason: str) -> Loss:
         """Forget the unfinished record, because the bytes behind it are lost."""
-        url = None
-        if self.buffer.startswith(b"WARC/"):
-            url = parse_headers(bytes(self.buffer[:4096])).get("warc-target-uri", "").strip("<> ") or None
-        event = self.loss(reason, url)
+        event = self.loss(reason, _address(bytes(self.buffer[:4096])))
         self.buffer.clear()
         self.discard, self.lost = 0, False
         return event
@@ -204,6 +207,11 @@ def parse_headers(data: bytes) -> dict[str, str]:
             last = name.strip().lower()
             headers.setdefault(last, value.strip())
     return headers
+
+
+def address(headers: dict[str, str]) -> str | None:
+    """The address a record's headers give, without the brackets some writers put around it."""
+    return headers.get("warc-target-uri", "").strip("<> ") or None
 
 
 def arc_date(digits: str) -> str:
@@ -233,10 +241,10 @@ def read_records(
         if not magic:
             yield Loss(name, 0, "the file is empty")
             return
-        if magic[:3] == GZIP_MAGIC:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if _compressed(data):
                 yield from _read_gzip(data, name, max_bytes, start, len(data) if end is None else end)
-            return
+                return
         file.seek(0)
         parser = _Parser(name, max_bytes, compressed=False)
         stream: Any = _zstd(file) if magic == b"\x28\xb5\x2f\xfd" else file
@@ -262,11 +270,33 @@ def _starts_record(data: mmap.mmap, position: int) -> bool:
     """Whether a gzip member that begins with a record header begins here."""
     if data[position : position + 3] != GZIP_MAGIC:
         return False
-    try:
-        head = zlib.decompressobj(31).decompress(data[position : position + 4096], 512)
-    except zlib.error:
-        return False
+    head = _head(data, position)
     return head.lstrip(b"\r\n").startswith(b"WARC/") or ARC_LINE.match(head) is not None
+
+
+def _head(data: mmap.mmap, position: int) -> bytes:
+    """The first bytes of a member, as far as they are sound: damage further on does not hide a good beginning."""
+    decoder, head = zlib.decompressobj(31), b""
+    try:
+        for start in range(position, min(position + 4096, len(data)), 64):
+            head += decoder.decompress(data[start : start + 64], 2048)
+            if len(head) >= 2048 or decoder.eof:
+                break
+    except zlib.error:
+        pass
+    return head
+
+
+def _compressed(data: mmap.mmap) -> bool:
+    """Whether a file is gzip: by its first bytes, or, where those are damaged, by members further on."""
+    if data[:3] == GZIP_MAGIC:
+        return True
+    return not data[:5].startswith((b"WARC/", b"filed", b"\x28\xb5\x2f\xfd")) and _next_start(data, 0) is not None
+
+
+def _address(head: bytes) -> str | None:
+    """The address in the first bytes of a record, if they hold one."""
+    return address(parse_headers(head)) if head.startswith(b"WARC/") else None
 
 
 def _next_start(data: mmap.mmap, position: int) -> int | None:
@@ -343,9 +373,11 @@ def _read_member(data: mmap.mmap, position: int, parser: _Parser) -> Generator[R
     if opening:
         parser.start_member(position)
     for record in suspects:
-        yield parser.loss(reason, record.headers.get("warc-target-uri", "").strip("<> ") or None)
+        yield parser.loss(reason, record.url)
     if not suspects or parser.buffer.strip(b"\r\n"):
-        yield parser.abort(reason)
+        loss = parser.abort(reason)
+        loss.url = loss.url or (_address(_head(data, position)) if not held else None)
+        yield loss
     parser.buffer.clear()
     parser.discard, parser.lost = 0, False
     return None
