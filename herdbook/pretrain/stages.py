@@ -45,8 +45,8 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     )
     model = make_model(settings, sets, start)
     if settings.compile:
-        for block in model.blocks:
-            block.feed_forward.compile()
+        for layer in model.blocks:
+            layer.get_submodule("feed_forward").compile()
     parameters = sum(weight.numel() for weight in model.parameters())
     log("model", parameters=parameters, sets=",".join(batches.names), **_passes(settings, batches))
     validate = Validation(settings, batches)
@@ -71,13 +71,15 @@ def make_model(settings: PretrainSettings, sets: TokenSets, start: Path | None) 
     model = load_model(start / "model", dtype=torch.float32)
     if model.config.vocab_size < sets.vocab_size:
         raise UserError(
-            f"{start}: its vocabulary of {model.config.vocab_size} is smaller than that of the tokens, {sets.vocab_size}; "
+            f"{start}: its vocabulary of {model.config.vocab_size} is smaller than the tokens' {sets.vocab_size}; "
             "pack the documents with the model's own tokenizer"
         )
     if settings.model is not None:
         wanted = shape_of(settings.model, sets.vocab_size)
         if wanted.model_copy(update={"vocab_size": model.config.vocab_size}) != model.config:
-            raise UserError(f"{start}: the model to go on from has another shape than model={settings.model}; leave it out")
+            raise UserError(
+                f"{start}: the model to go on from has another shape than model={settings.model}; leave it out"
+            )
     return model
 
 

@@ -10,6 +10,7 @@ Saving is done by a thread on a copy of the tensors; the loop goes on meanwhile.
 from __future__ import annotations
 
 import errno
+import logging
 import shutil
 import warnings
 import zlib
@@ -86,12 +87,19 @@ class Checkpoints:
         return None
 
     def load(self, step: int, state: State) -> None:
-        """Load a checkpoint into the tensors of `state`."""
+        """Load a checkpoint into the tensors of `state`; UserError when it can't be read, or lacks a tensor."""
         import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.api import CheckpointException
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        _quiet()
+        try:
             dcp.load(state, checkpoint_id=self.path(step), no_dist=True)
+        except (Exception, CheckpointException) as error:
+            causes = [str(cause) for cause in _causes(error) if not isinstance(cause, CheckpointException)]
+            reason = causes[0] if causes else error
+            raise UserError(
+                f"{self.path(step)}: can't be loaded ({reason}); remove it to go on from the one before"
+            ) from error
 
     def _set_aside(self, step: int, reason: str) -> None:
         path = self.path(step)
@@ -102,7 +110,9 @@ class Checkpoints:
 
     def _write(self, step: int, state: State, run: dict[str, Any]) -> None:
         import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.api import CheckpointException
 
+        _quiet()
         path = self.path(step)
         try:
             shutil.rmtree(path, ignore_errors=True)  # only ever a partial one
@@ -112,14 +122,20 @@ class Checkpoints:
             dcp.save(state, storage_writer=writer, no_dist=True)
             write_json(path / CHECKSUMS, checksums(path))
             sync_folder(self.folder)
-        except Exception as error:
+        except (Exception, CheckpointException) as error:  # DCP's own derives from BaseException
             if not (path / CHECKSUMS).exists():
                 (path / MARK).unlink(missing_ok=True)
                 shutil.rmtree(path, ignore_errors=True)
-            raise UserError(_save_failed(path, error)) from error
+            raise UserError(_save_failed(path, error, _size(state))) from error
         for old in self.steps()[: -self.keep]:
             (self.path(old) / MARK).unlink(missing_ok=True)  # first, so that a kill leaves no half that looks whole
             shutil.rmtree(self.path(old), ignore_errors=True)
+
+
+def _quiet() -> None:
+    """DCP warns at every call that it runs in one process, which is meant, and logs failures that we tell ourselves."""
+    warnings.filterwarnings("ignore", message="torch.distributed is (disabled|unavailable|uninit)")
+    logging.getLogger("torch.distributed.checkpoint").setLevel(logging.CRITICAL)
 
 
 def _is_step(folder: Path) -> bool:
@@ -128,17 +144,41 @@ def _is_step(folder: Path) -> bool:
 
 def _copied(state: State) -> State:
     return {
-        key: value.detach().clone() if isinstance(value, Tensor) else _copied(value) if isinstance(value, dict) else value
+        key: value.detach().clone()
+        if isinstance(value, Tensor)
+        else _copied(value)
+        if isinstance(value, dict)
+        else value
         for key, value in state.items()
     }
 
 
-def _save_failed(path: Path, error: Exception) -> str:
-    causes = [cause for cause in _causes(error) if isinstance(cause, OSError)]
-    reason = causes[0] if causes else error
-    if any(cause.errno in FULL for cause in causes):
-        return f"{path}: the disk is full ({reason}); older checkpoints are whole: free some space and run again"
-    return f"{path}: the checkpoint could not be written ({reason}); older checkpoints are whole: run again to go on"
+def _size(state: State) -> int:
+    """Bytes of all tensors."""
+    values = (_size(value) if isinstance(value, dict) else value.nbytes for value in state.values())
+    return sum(values)
+
+
+def _save_failed(path: Path, error: BaseException, size: int) -> str:
+    refusals = [cause for cause in _causes(error) if isinstance(cause, OSError)]
+    refusal = refusals[0] if refusals else _refusal(path.with_name(".probe"), size)
+    if refusal is not None and refusal.errno in FULL:
+        return f"{path}: the disk is full ({refusal}); older checkpoints are whole: free some space and run again"
+    return f"{path}: the checkpoint could not be written ({refusal or error}); older ones are whole: run again to go on"
+
+
+def _refusal(probe: Path, size: int) -> OSError | None:
+    """Why `size` bytes can't be written, None when they can: torch's own writer hides the system's reason."""
+    block = bytes(1 << 20)
+    try:
+        with open(probe, "wb") as file:
+            for _ in range(0, size, len(block)):
+                file.write(block)
+    except OSError as error:
+        return error
+    finally:
+        probe.unlink(missing_ok=True)
+    return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

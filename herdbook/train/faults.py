@@ -67,7 +67,7 @@ class Skips:
         if self.in_a_row > self.limit:
             raise UserError(
                 f"step {step}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}, not finite for the "
-                f"{self.in_a_row}. time in a row (max_skipped={self.limit}), at a learning rate of {learning_rate:.3g}. "
+                f"{self.in_a_row}. time in a row (max_skipped={self.limit}), with learning rate {learning_rate:.3g}. "
                 "Lower peak_lr or clip, lengthen warmup, or use precision=fp32; the last checkpoint is from before it"
             )
         log("step_skipped", step=step, loss=loss, gradient_norm=norm, in_a_row=self.in_a_row)

@@ -81,7 +81,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _step_alike(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        grads = [weight.grad for weight in weights]
+        grads = [weight.grad for weight in weights if weight.grad is not None]
         momenta = [self.state[weight]["momentum"] for weight in weights]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, momenta, group["momentum"])

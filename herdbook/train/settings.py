@@ -28,7 +28,7 @@ class TrainSettings(Settings):
     """Micro-batches whose gradients make one step."""
 
     optimizer: Literal["muon", "adamw"] = "muon"
-    """muon: orthogonalised momentum for the blocks' matrices, AdamW for the rest; adamw: AdamW for all (the paper's)."""
+    """muon: orthogonalised momentum for the blocks' matrices, AdamW for the rest; adamw: for all, as in the paper."""
 
     peak_lr: float | None = Field(None, gt=0)
     """Highest learning rate of the blocks' matrices; when not given 0.02 with muon, 0.002 with adamw."""
@@ -37,7 +37,7 @@ class TrainSettings(Settings):
     """Highest learning rate of the embedding; when not given 0.2 * sqrt(128 / dim) with muon, peak_lr with adamw."""
 
     head_lr: float | None = Field(None, gt=0)
-    """Highest learning rate of the head, or of the embedding it is tied to; when not given 0.01 * sqrt(128 / dim) with muon."""
+    """Highest learning rate of the head (tied or not); when not given 0.01 * sqrt(128 / dim) with muon."""
 
     norm_lr: float | None = Field(None, gt=0)
     """Highest learning rate of the norms' scales; when not given 0.01 with muon, peak_lr with adamw."""
@@ -49,7 +49,7 @@ class TrainSettings(Settings):
     """Muon's momentum, reached from 0.85 over the first 300 steps."""
 
     weight_decay: float = Field(0.1, ge=0)
-    """Share of a matrix of the blocks taken away per step, times its learning rate; norms and embeddings keep theirs."""
+    """Share of the blocks' matrices taken away per step, times the learning rate; norms and embeddings keep theirs."""
 
     clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient of all weights together."""
