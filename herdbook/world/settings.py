@@ -11,6 +11,7 @@ from typing import Self
 from pydantic import Field
 
 from herdbook.settings import Settings
+from herdbook.world.defects import DefectSettings
 
 EXPOSURES = (1, 10, 100)
 """The three exposure groups: every fact is told in exactly this many English articles."""
@@ -60,6 +61,9 @@ class WorldSettings(Settings):
 
     questions: float = Field(1.0, gt=0, le=1)
     """Share of the full number of questions that is written (about 2,500 in seven files)."""
+
+    defects: DefectSettings = DefectSettings()
+    """How many pages have something wrong with them, by kind."""
 
     @classmethod
     def tiny(cls, seed: int = 1) -> Self:
