@@ -94,12 +94,12 @@ def run(
         return
     try:
         entries = running.run_recipe(checked, kept, only or ())
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         words = ["herdbook", "run", str(recipe), *(overrides or ())]
         words += [part for name in only or () for part in ("--only", name)]
         words += ["--book", str(book)] if book != DEFAULT_BOOK else []
-        console.err.print(f"herdbook: to go on where it was: {shlex.join(words)}", markup=False)
-        raise
+        console.err.print(f"herdbook: ended early; to go on where it was: {shlex.join(words)}", markup=False)
+        raise typer.Exit(error.code if isinstance(error, running.Ended) else 130) from None
     aims = [aim for aim in checked.aims if not only or set(aim.stages) <= set(entries)]
     show(summary(aims, entries, next_step(kept, entries, book != DEFAULT_BOOK)), STYLES)
 

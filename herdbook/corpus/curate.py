@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import threading
 import time
 from collections import Counter
@@ -131,12 +132,14 @@ def _measure_parallel(
                     tracker.note(pages=pages)
                     tracker.advance(shard.size / 1e6)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # what they have not published is measured again; a shard may take a minute
             raise
 
 
 def _worker() -> None:
-    """A worker ends with the process that started it, however that ended."""
+    """A worker ends with the process that started it, however that ended; Ctrl-C is that one's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is None:
         return
