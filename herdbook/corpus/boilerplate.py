@@ -32,7 +32,7 @@ HEADINGS = _names("h2 h3 h4 h5 h6")
 NEVER_CONTENT = _names("nav footer")
 ASIDES = _names("aside menu")
 ROLES = _names("navigation banner contentinfo complementary search dialog alert alertdialog menu menubar toolbar")
-LINK_BOXES = _names("ul ol dl div section table p header form center figure h2 h3 h4")
+LINK_BOXES = _names("ul ol dl div section table td p header form center figure h2 h3 h4")
 CONTENT_TAGS = frozenset({"article", "main"})
 
 # Words that name boilerplate wherever they stand in a class or id…
@@ -69,6 +69,8 @@ class ExtractRules:
     """Lists and boxes with more link text than this are left out …"""
     link_free: int = 120
     """… unless they hold this many characters outside links."""
+    many_links: int = 3
+    """Links that make a cell, or a paragraph in one, a heap of links."""
     teaser: int = 400
     """Characters a teaser (linked heading, a sentence or two) has at most."""
     descend: float = 0.85
@@ -96,6 +98,7 @@ class Page:
         self.tags: list[str] = [body.tag]
         self.text: list[int] = [len((body.text or "").strip())]
         self.links: list[int] = []
+        self.anchors: list[int] = []
         self.paragraphs: list[int] = []
         self.dropped: set[Any] = set()
         self._collect()
@@ -122,19 +125,20 @@ class Page:
     def _add_up(self) -> None:
         count = len(self.elements)
         text, tags, parents = self.text, self.tags, self.parents
-        links, paragraphs = [0] * count, [0] * count
+        links, paragraphs, anchors = [0] * count, [0] * count, [0] * count
         for i in range(count - 1, -1, -1):
             tag = tags[i]
             if tag == "a":
-                links[i] = text[i]
+                links[i], anchors[i] = text[i], 1
             if tag in PARAGRAPH:
                 paragraphs[i] = max(paragraphs[i], text[i] - links[i])
             parent = parents[i]
             if parent >= 0:
                 text[parent] += text[i]
                 links[parent] += links[i]
+                anchors[parent] += anchors[i]
                 paragraphs[parent] += paragraphs[i]
-        self.links, self.paragraphs = links, paragraphs
+        self.links, self.paragraphs, self.anchors = links, paragraphs, anchors
 
     def prune(self) -> None:
         """Mark what is left out, from the top down, and take its paragraph text off its ancestors."""
@@ -170,13 +174,17 @@ class Page:
         return tag in LINK_BOXES and self._only_links(i, tag, rules)
 
     def _only_links(self, i: int, tag: str, rules: ExtractRules) -> bool:
-        """Whether a box is a heap of links. A paragraph of links is one only outside list items and cells."""
+        """Whether a box is a heap of links. Cells and paragraphs in cells or list items need several of them."""
         text, links = self.text[i], self.links[i]
         if not text or links <= rules.link_density * text or text - links >= rules.link_free:
             return False
+        if tag == "td":
+            return self.anchors[i] >= rules.many_links
         if tag != "p":
             return True
-        return links > 0.85 * text and text < 200 and self.tags[self.parents[i]] not in ("li", "td", "dd")
+        if links <= 0.75 * text or text >= 200:
+            return False
+        return self.anchors[i] >= rules.many_links or self.tags[self.parents[i]] not in ("li", "td", "dd")
 
     def _named(self, tag: str, attributes: Any, share: float, rules: ExtractRules) -> bool:
         if attributes.get("role") in ROLES and share <= rules.tag_share:
@@ -237,6 +245,24 @@ class Page:
         while self.parents[i] > 0 and self.text[self.parents[i]] <= self.rules.teaser:
             i = self.parents[i]
         return i
+
+    def drop_empty_headings(self) -> None:
+        """Leave out headings whose section is gone: up to the next heading nothing follows but what was left out."""
+        for i, tag in enumerate(self.tags):
+            if tag in HEADINGS and self.elements[i] not in self.dropped and self._section_gone(self.elements[i]):
+                self.dropped.add(self.elements[i])
+
+    def _section_gone(self, heading: Any) -> bool:
+        follower, gone = heading, False
+        while not (follower.tail or "").strip():
+            follower = follower.getnext()
+            if follower is None or follower.tag in HEADINGS:
+                return gone
+            if follower in self.dropped:
+                gone = gone or follower.tag not in DROP
+            elif follower.text is not None or len(follower):
+                return False
+        return False
 
     def heading_outside(self, scope: Any) -> Any:
         """The page's one h1 when narrowing left it out: the title belongs to the text."""

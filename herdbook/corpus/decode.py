@@ -45,7 +45,13 @@ MOJIBAKE = re.compile(
     f"Ã[{_TAIL}]|[Â-Ù][{_SIGN}]|[à-ï][{_SIGN}][{_TAIL}]|ð[Ÿ\u0090-\u009f][{_TAIL}]{{2}}|(?:[РС][{_CYRILLIC_TAIL}]){{3,}}|"
     "(?:Гѓ|Г[‚„…†‡€‰‹‘’“”•–—™]){2,}|вЂ|пїЅ|锟斤拷"
 )
-CONTROL = re.compile("[\ufffd\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufffe\uffff]")
+CONTROL = re.compile("[\ufffd\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufdd0-\ufdef\ufffe\uffff]")
+# A capital with an accent inside a word of small letters: half of a two-byte character whose other half is gone.
+_CAPITALS = "".join(letter for letter in map(chr, range(0xC0, 0x250)) if letter.isupper())
+INNER_CAPITAL = re.compile(f"(?<=[a-zß-öø-ÿ])[{_CAPITALS}](?![A-Z{_CAPITALS}])")
+INNER_QUESTION = re.compile(r"(?<=[a-zß-öø-ÿ])\?(?=[a-zß-öø-ÿ])(?![a-z_]+=)")
+# Latin letters read as UTF-16 one byte off land where the low byte is zero, as one in 256 of real characters does.
+SHIFTED = re.compile("[" + "".join(chr(high << 8) for high in (*range(0x21, 0xD8), 0xF9, 0xFA)) + "]")
 NON_LETTER_RUN = re.compile(r"(?<=\w)[¡-¿×÷](?=\w)")
 
 
@@ -69,7 +75,20 @@ def bad_share(text: str) -> float:
     if text.isascii() and text.isprintable():
         return 0.0
     bad = len(CONTROL.findall(text)) + sum(len(hit) for hit in MOJIBAKE.findall(text))
-    return bad / len(text)
+    bad += len(INNER_CAPITAL.findall(text)) + len(INNER_QUESTION.findall(text))
+    shifted = len(SHIFTED.findall(text))
+    return (bad + (shifted if shifted > 0.01 * len(text) else 0)) / len(text)
+
+
+def unmarked_utf16(data: bytes) -> str | None:
+    """The byte order of UTF-16 without a mark, told by where its zero bytes lie; None if it is none."""
+    sample = data[:2000]
+    if len(sample) < 20:
+        return None
+    even, odd = sample[::2].count(0) / len(sample[::2]), sample[1::2].count(0) / len(sample[1::2])
+    if max(even, odd) < 0.2 or min(even, odd) > 0.02:
+        return None
+    return "utf-16-be" if even > odd else "utf-16-le"
 
 
 def decode(data: bytes, declared: str | None = None, html: bool = True) -> tuple[str, str]:
@@ -77,6 +96,8 @@ def decode(data: bytes, declared: str | None = None, html: bool = True) -> tuple
     for mark, name in BOMS:
         if data.startswith(mark):
             return data[len(mark) :].decode(name, "replace"), name
+    if b"\0" in data[:2000] and (order := unmarked_utf16(data)):
+        return data.decode(order, "replace"), order
     try:
         return data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
@@ -121,6 +142,6 @@ def _readable(text: str, html: bool) -> float:
     sample = " ".join(sample.split())[:6000]
     if not sample:
         return 0.0
-    odd = len(CONTROL.findall(sample)) + sum(map(len, MOJIBAKE.findall(sample))) + len(NON_LETTER_RUN.findall(sample))
+    odd = bad_share(sample) * len(sample) + len(NON_LETTER_RUN.findall(sample))
     high = sum(not c.isascii() for c in sample) or 1
     return identify(sample, 4000)[1] * max(0.0, 1.0 - 2.0 * odd / high)

@@ -18,13 +18,15 @@ from herdbook.corpus.mathml import linear_math
 DEEPEST = 200
 """Deepest nesting that is walked; below it, text is taken without structure."""
 RULES = ExtractRules()
+TAGS = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+COPYRIGHT = re.compile(r"(?:©|\(c\)\s|copyright\b(?:\s*©|\s*\(c\))?\s+(?:\d{4}|by\b))", re.IGNORECASE)
 MATH_IMAGE = re.compile(r"(?:^|[^a-z])(?:math|tex|latex|equation|formula|mwe-math)", re.IGNORECASE)
 PERMALINK = frozenset({"¶", "#", "§", "🔗", "\uf0c1"})
 
 
 @dataclass
 class Extracted:
-    """Text as lines, with what each line is (`t` text, `r` table row, `c` code) and the page's title."""
+    """Text as lines, with what each line is (`t` text, `h` the page's heading, `r` table row, `c` code) and the page's title."""
 
     lines: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
@@ -63,12 +65,18 @@ def extract(html: str, rules: ExtractRules = RULES) -> Extracted:
     page = Page(root if body is None else body, rules)
     page.prune()
     page.drop_teasers()
+    page.drop_empty_headings()
     scope = page.narrow()
     writer = _Writer(page, result)
     heading = page.heading_outside(scope)
     if heading is not None:
+        writer.kind = "h"
         writer.write(heading)
+        writer.kind = "t"
     writer.write(scope)
+    if not result.lines and html.count("<") > DEEPEST:
+        # Nested deeper than the parser goes: the words at least are kept.
+        result.add(" ".join(TAGS.sub(" ", html).split()))
     return result
 
 
@@ -78,6 +86,7 @@ class _Writer:
     def __init__(self, page: Page, out: Extracted) -> None:
         self.page, self.out = page, out
         self.buffer: list[str] = []
+        self.kind = "t"
 
     def write(self, element: Any) -> None:
         if element is None:
@@ -92,8 +101,8 @@ class _Writer:
         self.buffer.clear()
         for piece in pieces:
             line = " ".join(piece.split())
-            if line:
-                self.out.add(line)
+            if line and not (len(line) < 200 and COPYRIGHT.match(line)):
+                self.out.add(line, self.kind)
 
     def _element(self, element: Any, depth: int) -> None:
         if depth > DEEPEST:
@@ -131,8 +140,10 @@ class _Writer:
             return
         elif tag in BLOCK or tag in CODE:
             self._flush()
+            self.kind = "h" if tag == "h1" else self.kind
             self._element(child, depth + 1)
             self._flush()
+            self.kind = "t" if tag == "h1" else self.kind
         else:
             self._element(child, depth + 1)
 

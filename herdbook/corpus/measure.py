@@ -28,11 +28,14 @@ VERSION = 1
 # Languages written without spaces are counted by the character.
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f\u1000-\u109f\u1780-\u17ff"
 TOKENS = re.compile(f"[{UNSPACED}]|[^\\W_]+")
+NUMBER = re.compile(r"\d+")
 NOT_WORD = re.compile(r"[\W_]+")
 BUCKETS = 1 << 14
 """Buckets of the token distribution; a word's bucket is its hash modulo this."""
 LEAST_HITS = 3
 """Adult words or items of personal data below this number count as none in the shares the rules read."""
+LINE_NUMBERS = 3
+"""Numbers from which a line is data and never looked up as boilerplate."""
 MIN_LINE_CHARACTERS = 15
 """Letters a line needs to be looked up as boilerplate; shorter ones are labels that prose and tables share."""
 
@@ -187,13 +190,16 @@ def normal_line(line: str) -> str:
 
 
 def line_hashes(lines: list[str], kinds: list[str]) -> np.ndarray:
-    """A hash (lines,) int64 per line; 0 for lines that are never boilerplate: code, short labels, table rows."""
+    """A hash (lines,) int64 per line; 0 for lines that are never taken for boilerplate.
+
+    Those are code, table rows, the page's heading, short labels, and lines with several numbers: they carry data.
+    """
     values = np.zeros(len(lines), dtype=np.int64)
     for index, (line, kind) in enumerate(zip(lines, kinds)):
         if kind != "t":
             continue
         normal = normal_line(line)
-        if len(normal) >= MIN_LINE_CHARACTERS:
+        if len(normal) >= MIN_LINE_CHARACTERS and len(NUMBER.findall(normal)) < LINE_NUMBERS:
             values[index] = xxhash.xxh3_64_intdigest(normal.encode()) - 2**63
     return values
 

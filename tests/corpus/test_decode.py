@@ -20,6 +20,7 @@ TEXTS = {
 CASES = [
     ("ru", "cp1251"), ("ru", "koi8-r"), ("ru", "iso-8859-5"), ("ru", "utf-16"), ("de", "cp1252"), ("fr", "iso-8859-1"),
     ("el", "iso-8859-7"), ("ja", "shift_jis"), ("ja", "euc-jp"), ("zh", "gb18030"), ("cs", "cp1250"), ("ru", "utf-8"),
+    ("de", "utf-16-le"), ("ru", "utf-16-be"),
 ]  # fmt: skip
 
 
@@ -45,6 +46,15 @@ def test_utf_8_read_as_a_code_page_is_measured(language: str, wrong: str) -> Non
 
 def test_lost_characters_are_measured() -> None:
     assert bad_share(TEXTS["de"].encode("cp1252").decode("utf-8", "replace")) > 0.05
+
+
+def test_cut_and_shifted_characters_are_measured() -> None:
+    for text in (TEXTS["de"], TEXTS["fr"]):
+        data = text.encode()
+        cut = bytes(b for i, b in enumerate(data) if not (0x80 <= b < 0xC0 and data[i - 1] >= 0xC0))
+        assert bad_share(decode(cut)[0]) > 0.01
+    off = (b" " + ("a stretch of text read one byte off".encode("utf-16-le"))[:-1]).decode("utf-16-le")
+    assert bad_share("The rest is sound. " + off) > 0.2
 
 
 @given(st.binary(max_size=400), st.sampled_from([None, "utf-8", "idna", "hex", "utf-7", "punycode", "\0", "undefined"]))
