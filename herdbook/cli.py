@@ -85,7 +85,7 @@ def run(
     from herdbook.book import Book
     from herdbook.recipe import read_recipe
     from herdbook.report.summary import STYLES, next_step, plan_table, summary
-    from herdbook.report.text import show
+    from herdbook.report.text import command, show
 
     checked = read_recipe(recipe, overrides or ())
     kept = Book(book)
@@ -95,7 +95,7 @@ def run(
     try:
         entries = running.run_recipe(checked, kept, only or ())
     except KeyboardInterrupt as error:
-        words = ["herdbook", "run", str(recipe), *(overrides or ())]
+        words = [command(), "run", str(recipe), *(overrides or ())]
         words += [part for name in only or () for part in ("--only", name)]
         words += ["--book", str(book)] if book != DEFAULT_BOOK else []
         console.err.print(f"herdbook: ended early; to go on where it was: {shlex.join(words)}", markup=False)

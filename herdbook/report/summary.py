@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from herdbook import aims
 from herdbook.book import Book, Entry
 from herdbook.metrics import short
-from herdbook.report.text import duration, table
+from herdbook.report.text import command, duration, table
 from herdbook.run import Task
 from herdbook.stages import KINDS
 
@@ -74,6 +74,6 @@ def next_step(book: Book, entries: dict[str, Entry], named_book: bool) -> str:
     models = [entry for entry in entries.values() if (kind := KINDS.get(entry.kind)) and kind.gives == "model"]
     chosen = models[-1] if models else last
     alone = sum(entry.stage == chosen.stage for entry in book.entries()[0]) == 1
-    words = ["herdbook", "chat" if models else "show", chosen.stage if alone else chosen.name]
+    words = [command(), "chat" if models else "show", chosen.stage if alone else chosen.name]
     words += ["--book", str(book.folder)] if named_book else []
     return f"{'talk to it' if models else 'look at it'}: {shlex.join(words)}"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import os
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.text import Text
 
@@ -31,6 +35,14 @@ def show(lines: Sequence[str], styles: dict[str, str] | None = None) -> None:
         for word, style in (styles or {}).items():
             text.highlight_words([word], style)
         console.out.print(text)
+
+
+def command() -> str:
+    """What to type for `herdbook` here: its path from the current folder where the shell would not find it."""
+    called = Path(sys.argv[0])
+    if called.name != "herdbook" or shutil.which("herdbook"):
+        return "herdbook"
+    return os.path.relpath(called)
 
 
 def duration(seconds: float) -> str:
