@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import lzma
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PRESET = 9 | lzma.PRESET_EXTREME
 DICTIONARY = 64 << 20  # of xz -9
 LOGITS_AT_ONCE = 1 << 25
+TOKENS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,25 @@ def cut_windows(document: int, length: int, context: int, overlap: float) -> lis
     return windows
 
 
+def batches(windows: Sequence[Window], at_once: int) -> Iterator[list[Window]]:
+    """Windows, which come in order of length, in batches of about `at_once` tokens when padded to the longest."""
+    batch: list[Window] = []
+    for window in windows:
+        if batch and (len(batch) + 1) * (window.end - window.start) > at_once:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
 def document_nats(
     model: Transformer,
     documents: Sequence[np.ndarray],  # ids of each, the token that begins a text first
     context: int,
     overlap: float,
-    rows: int,
     label: str = "bits",
+    at_once: int = TOKENS_AT_ONCE,  # tokens read together, padding included
 ) -> np.ndarray:  # (documents,) float64: nats of all ids but the first
     """What each document costs the model: the summed negative log-likelihood of its ids."""
     import torch
@@ -69,8 +82,7 @@ def document_nats(
     nats = np.zeros(len(documents))
     device = model.embedding.weight.device
     with torch.inference_mode(), progress(label, sum(w.end + 1 - w.counted for w in windows), "tokens") as tracker:
-        for begin in range(0, len(windows), rows):
-            part = windows[begin : begin + rows]
+        for part in batches(windows, at_once):
             tokens = torch.zeros(len(part), part[-1].end - part[-1].start, dtype=torch.int64)
             owners, wanted, places = [], [], []
             for row, window in enumerate(part):
@@ -144,7 +156,7 @@ def measure_bits(
             documents = [split.document(i) for i in chosen[name]]
             if not own:
                 documents = [np.array(tokenizer.encode(t.decode(), bos=True, eos=True)) for t in written[name]]
-            nats = document_nats(model, documents, context, settings.bits_overlap, settings.batch, f"bits {name}")
+            nats = document_nats(model, documents, context, settings.bits_overlap, f"bits {name}")
             samples += [
                 {
                     "id": f"{name}/{i}",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Sample = dict[str, Any]
 Prompt = Callable[[Question, Sequence[Question]], str]
 NEEDLE_ROOM = 16  # tokens a needle's answer gets at least
+LINE_ROOM = 128  # tokens an answer of one line gets at most, where right ones are not known
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def answer_room(candidate: Candidate, questions: Sequence[Question]) -> int:
     known = [q.answer for q in questions if "####" in q.answer or q.tests]
     most = min(candidate.settings.max_tokens, candidate.max_length // 2)
     if len(known) < len(questions):
-        return most
+        return min(most, LINE_ROOM) if all(q.one_line for q in questions) else most
     longest = max(len(candidate.tokenizer.encode(answer)) for answer in sorted(known, key=len)[-20:])
     return min(most, longest * 3 // 2 + 16)
 

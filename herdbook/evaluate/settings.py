@@ -34,8 +34,8 @@ class EvaluateSettings(Settings):
     max_tokens: int = Field(512, ge=1)
     """Tokens per written answer at most; where right answers are known, half again as long as the longest is enough."""
 
-    batch: int = Field(64, ge=1)
-    """Rows that are computed together."""
+    batch: int = Field(128, ge=1)
+    """Answers written together, as far as memory allows."""
 
     seed: int = 1
     """Seed of the questions drawn by `limit`, of the needles' hay, of sampling and of the bootstrap."""

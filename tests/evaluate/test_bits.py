@@ -46,14 +46,14 @@ def test_nats_of_whole_documents_equal_a_plain_pass() -> None:
     model = tiny_model(max_length=128)
     generator = np.random.default_rng(0)
     documents = [generator.integers(0, 97, size).astype(np.uint16) for size in (2, 128, 17, 64, 1, 33)]
-    nats = document_nats(model, documents, 128, 0.5, rows=4)
+    nats = document_nats(model, documents, 128, 0.5, at_once=200)
     assert nats == pytest.approx([plain_nats(model, ids).sum() if len(ids) > 1 else 0.0 for ids in documents], rel=1e-5)
 
 
 def test_nats_of_long_documents_equal_a_pass_per_window() -> None:
     model = tiny_model(max_length=16)
     ids = np.random.default_rng(1).integers(0, 97, 50)
-    [nats] = document_nats(model, [ids], 16, 0.5, rows=3)
+    [nats] = document_nats(model, [ids], 16, 0.5, at_once=50)
     expected = 0.0
     for position in range(1, 50):
         end = 16 if position <= 16 else min(49, 16 + 8 * math.ceil((position - 16) / 8))
@@ -82,7 +82,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bits_and_xz_of_the_heldout_text(packed: Path) -> None:
     tokenizer = Tokenizer.load(packed / "tokenizer")
     model = tiny_model(vocab_size=tokenizer.vocab_size, max_length=64)
-    settings = EvaluateSettings(bits_tokens=None, batch=8)
+    settings = EvaluateSettings(bits_tokens=None)
     metrics, samples = measure_bits(model, tokenizer, packed, settings)
     corpus = [sample for sample in samples if sample["set"] == "corpus"]
     texts = [text.encode() for text in TEXTS.values()]
