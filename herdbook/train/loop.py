@@ -83,7 +83,7 @@ class Run:
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints)
         self.found = self.checkpoints.newest()
         # A resumed run must not choose anew: a busy machine may measure another winner.
-        self.precision = self.found["precision"] if self.found else self._chosen_precision()
+        self.precision = self._chosen_precision()
         self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         self.optimizers = Optimizers(model, settings, self.dtype)
         self.step = self.tokens = 0
@@ -95,7 +95,9 @@ class Run:
         self.metrics: MetricsLog | None = None
 
     def _chosen_precision(self) -> str:
-        return faster_precision(self.device) if self.settings.precision == "auto" else self.settings.precision
+        if self.settings.precision != "auto":
+            return self.settings.precision
+        return self.found["precision"] if self.found else faster_precision(self.device)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def peak_rates(settings: TrainSettings, dim: int) -> dict[str, float]:
     width = (128 / dim) ** 0.5
     return {
         "matrix": matrix,
-        "embedding": settings.embedding_lr or (0.2 * width if muon else matrix),
-        "head": settings.head_lr or (0.01 * width if muon else matrix),
+        "embedding": settings.embedding_lr or (0.4 * width if muon else matrix),
+        "head": settings.head_lr or (0.02 * width if muon else matrix),
         "norm": settings.norm_lr or (0.01 if muon else matrix),
     }
 

@@ -34,10 +34,10 @@ class TrainSettings(Settings):
     """Highest learning rate of the blocks' matrices; when not given 0.02 with muon, 0.002 with adamw."""
 
     embedding_lr: float | None = Field(None, gt=0)
-    """Highest learning rate of the embedding; when not given 0.2 * sqrt(128 / dim) with muon, peak_lr with adamw."""
+    """Highest learning rate of the embedding; when not given 0.4 * sqrt(128 / dim) with muon, peak_lr with adamw."""
 
     head_lr: float | None = Field(None, gt=0)
-    """Highest learning rate of the head (tied or not); when not given 0.01 * sqrt(128 / dim) with muon."""
+    """Highest learning rate of the head (tied or not); when not given 0.02 * sqrt(128 / dim) with muon."""
 
     norm_lr: float | None = Field(None, gt=0)
     """Highest learning rate of the norms' scales; when not given 0.01 with muon, peak_lr with adamw."""
@@ -54,7 +54,7 @@ class TrainSettings(Settings):
     clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient of all weights together."""
 
-    schedule: Literal["cosine", "linear", "wsd", "constant"] = "linear"
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "wsd"
     """Shape of the learning rate after warm-up: cosine or linear to `floor`, or wsd: level, then linear to `floor`."""
 
     warmup: int = Field(20, ge=0)

@@ -22,7 +22,7 @@ from herdbook.train.objective import NextToken
 from tests.support.models import tiny_model
 from tests.train.support import RandomBatches, tiny_settings
 
-STEPS = 100
+STEPS = 60
 
 
 def attempt(folder: Path) -> None:

@@ -43,6 +43,14 @@ class OneBatch:
 
 def tiny_settings(**changes: Any) -> TrainSettings:
     """Settings of a run of a few milliseconds a step."""
-    quick: dict[str, Any] = {"steps": 6, "rows": 4, "length": 16, "warmup": 2, "precision": "fp32", "threads": 1}
+    quick: dict[str, Any] = {
+        "steps": 6,
+        "rows": 4,
+        "length": 16,
+        "warmup": 2,
+        "schedule": "linear",
+        "precision": "fp32",
+        "threads": 1,
+    }
     quick |= {"tensorboard": False, "peak_flops": 1e10, "checkpoint_every": 0}
     return TrainSettings(**{**quick, **changes})
