@@ -69,6 +69,10 @@ class ExtractRules:
     """Lists and boxes with more link text than this are left out …"""
     link_free: int = 120
     """… unless they hold this many characters outside links."""
+    paragraph_share: float = 0.2
+    """A page with less of its text in paragraph elements writes its paragraphs as plain boxes,"""
+    own_text: int = 60
+    """which then count as paragraphs from so many characters directly inside them."""
     many_links: int = 3
     """Links that make a cell, or a paragraph in one, a heap of links."""
     teaser: int = 400
@@ -102,7 +106,11 @@ class Page:
         self.paragraphs: list[int] = []
         self.dropped: set[Any] = set()
         self._collect()
+        own = self.text.copy()
         self._add_up()
+        if self.paragraphs[0] < rules.paragraph_share * (self.text[0] - self.links[0]):
+            self.text = own
+            self._add_up(rules.own_text)
 
     def _collect(self) -> None:
         """All elements, parents before their children; what is never content is not entered."""
@@ -122,8 +130,9 @@ class Page:
                     text.append(len(child.text.strip()) if child.text else 0)
             text[parent] += around
 
-    def _add_up(self) -> None:
-        count = len(self.elements)
+    def _add_up(self, own_text: int | None = None) -> None:
+        """Add up from the leaves; with `own_text`, elements with so much text of their own count as paragraphs too."""
+        count, own = len(self.elements), self.text.copy()
         text, tags, parents = self.text, self.tags, self.parents
         links, paragraphs, anchors = [0] * count, [0] * count, [0] * count
         for i in range(count - 1, -1, -1):
@@ -132,6 +141,8 @@ class Page:
                 links[i], anchors[i] = text[i], 1
             if tag in PARAGRAPH:
                 paragraphs[i] = max(paragraphs[i], text[i] - links[i])
+            elif own_text is not None and own[i] >= own_text and tag != "a":
+                paragraphs[i] += own[i]
             parent = parents[i]
             if parent >= 0:
                 text[parent] += text[i]

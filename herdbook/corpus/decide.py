@@ -43,7 +43,8 @@ class Deciding:
         self.table, self.settings = table, settings
         self.count = table.num_rows
         self.rules = active_rules(settings.rules, settings.thresholds, settings.off)
-        self.result = Decision(self.rules, np.full(self.count, -1, dtype=np.int64))
+        nothing = np.zeros(self.count, dtype=np.int64)
+        self.result = Decision(self.rules, nothing - 1, buckets=nothing)
         self.rank = dedup.preference(self._strings("date"), self._numbers("length_words"))
 
     def _numbers(self, name: str) -> np.ndarray:
@@ -59,6 +60,9 @@ class Deciding:
             alive = self.result.dropped < 0
             if rule.column in ("divergence_kl", "divergence_excess") and rule.column not in known:
                 self._divergence(alive)
+            elif rule.column == "language_evidence":
+                found = divergence.language_evidence(self._numbers("language_probability"), self._strings("language"))
+                self.result.columns[rule.column] = found
             elif rule.column == "duplicate_url_newer":
                 self._duplicates_by_key("duplicate_url_key", rule.column, alive)
             elif rule.column == "duplicate_exact_better":

@@ -50,8 +50,12 @@ CONTROL = re.compile("[\ufffd\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufdd0-\ufd
 _CAPITALS = "".join(letter for letter in map(chr, range(0xC0, 0x250)) if letter.isupper())
 INNER_CAPITAL = re.compile(f"(?<=[a-zß-öø-ÿ])[{_CAPITALS}](?![A-Z{_CAPITALS}])")
 INNER_QUESTION = re.compile(r"(?<=[a-zß-öø-ÿ])\?(?=[a-zß-öø-ÿ])(?![a-z_]+=)")
-# Latin letters read as UTF-16 one byte off land where the low byte is zero, as one in 256 of real characters does.
-SHIFTED = re.compile("[" + "".join(chr(high << 8) for high in (*range(0x21, 0xD8), 0xF9, 0xFA)) + "]")
+# Latin letters read as UTF-16 one byte off land where the low byte is zero, as one in 256 of real characters does; the
+# ideographic space, 一 and 가 lie there too, and are common.
+_HIGH = [high for high in range(0x21, 0xD8) if high not in (0x30, 0x4E, 0xAC)]
+SHIFTED = re.compile("[" + "".join(chr(high << 8) for high in _HIGH) + "]")
+BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+FAR_EAST = re.compile(r"[\u2100-\ud7ff\uf900-\ufaff]")
 NON_LETTER_RUN = re.compile(r"(?<=\w)[¡-¿×÷](?=\w)")
 
 
@@ -77,7 +81,9 @@ def bad_share(text: str) -> float:
     bad = len(CONTROL.findall(text)) + sum(len(hit) for hit in MOJIBAKE.findall(text))
     bad += len(INNER_CAPITAL.findall(text)) + len(INNER_QUESTION.findall(text))
     shifted = len(SHIFTED.findall(text))
-    return (bad + (shifted if shifted > 0.01 * len(text) else 0)) / len(text)
+    if shifted > 0.2 * len(FAR_EAST.findall(text)):
+        bad += shifted
+    return bad / len(text)
 
 
 def unmarked_utf16(data: bytes) -> str | None:
@@ -107,15 +113,22 @@ def decode(data: bytes, declared: str | None = None, html: bool = True) -> tuple
     names = [known(declared), stated, _detected(data), "utf-8"]
     if "windows-1252" not in names and "cp1252" not in names:
         names.append("cp1252")
-    best, best_text, best_score = "utf-8", "", -1.0
-    for rank, name in enumerate(dict.fromkeys(n for n in names if n)):
+    candidates: dict[str, str] = {}
+    for name in dict.fromkeys(n for n in names if n):
         text = _read(data, name)
-        if text is None:
-            continue
-        score = _readable(text, html) - 0.01 * rank
-        if score > best_score:
-            best, best_text, best_score = name, text, score
-    return best_text, best
+        if text is not None and text not in candidates.values():
+            candidates[name] = text
+    samples = {name: _sample(text, html) for name, text in candidates.items()}
+    oddness = {name: _oddness(sample) for name, sample in samples.items()}
+    first = next(iter(candidates))
+    if oddness[first] < 0.02 and first == names[2]:
+        return candidates[first], first  # declared (or nothing is), and the bytes look like it
+    scores = {
+        name: identify(sample, 1500)[1] * (1.0 - oddness[name]) - 0.01 * rank
+        for rank, (name, sample) in enumerate(samples.items())
+    }
+    best = max(scores, key=lambda name: scores[name])
+    return candidates[best], best
 
 
 def _read(data: bytes, name: str) -> str | None:
@@ -134,14 +147,14 @@ def _detected(data: bytes) -> str | None:
         return None
 
 
-def _readable(text: str, html: bool) -> float:
-    """How much a reading looks like language: 0 (noise) to about 1."""
+def _sample(text: str, html: bool) -> str:
+    """Some of a page's words, without tags."""
     sample = text[:60000]
-    if html:
-        sample = TAGS.sub(" ", sample)
-    sample = " ".join(sample.split())[:6000]
-    if not sample:
-        return 0.0
+    return " ".join((TAGS.sub(" ", sample) if html else sample).split())[:6000]
+
+
+def _oddness(sample: str) -> float:
+    """Share of the characters beyond ASCII that make no sense where they stand, 0 to 1; 1 for no text at all."""
+    high = len(BEYOND_ASCII.findall(sample))
     odd = bad_share(sample) * len(sample) + len(NON_LETTER_RUN.findall(sample))
-    high = sum(not c.isascii() for c in sample) or 1
-    return identify(sample, 4000)[1] * max(0.0, 1.0 - 2.0 * odd / high)
+    return min(odd / max(high, 1), 1.0) if sample else 1.0

@@ -13,6 +13,8 @@ from herdbook.corpus.measure import BUCKETS
 
 LEAST_DOCUMENTS = 30
 """Languages with fewer documents have no distribution worth comparing with."""
+LEAST_SPREAD = 0.25
+"""Bits: pages made from one mould differ so little that any page of another would stand out."""
 LEAST_TOKENS = 30
 """Documents with fewer words are not judged."""
 
@@ -61,5 +63,15 @@ def standard_excess(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         around = ordered[low : low + window]
         center = np.median(around)
         spread = 1.4826 * np.median(np.abs(around - center))
-        result[order[start:stop]] = (ordered[start:stop] - center) / max(spread, 0.05)
+        result[order[start:stop]] = (ordered[start:stop] - center) / max(spread, LEAST_SPREAD)
     return result
+
+
+def language_evidence(probability: np.ndarray, languages: np.ndarray) -> np.ndarray:
+    """Probability (N,) of each document's language; a third of it where the corpus has few documents in it.
+
+    Noise is named after some rare language as often as not; a rare language has to show itself more clearly.
+    """
+    names, inverse, counts = np.unique(languages, return_inverse=True, return_counts=True)
+    rare = (counts < LEAST_DOCUMENTS) & (names != "code")
+    return np.where(rare[inverse], probability / 3, probability)

@@ -19,14 +19,14 @@ DEEPEST = 200
 """Deepest nesting that is walked; below it, text is taken without structure."""
 RULES = ExtractRules()
 TAGS = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
-COPYRIGHT = re.compile(r"(?:©|\(c\)\s|copyright\b(?:\s*©|\s*\(c\))?\s+(?:\d{4}|by\b))", re.IGNORECASE)
+COPYRIGHT = re.compile(r"(?:©|\(c\)\s|copyright\b(?:\s*©|\s*\(c\))?\s+(?:\d{4}|by\b))", re.I)
 MATH_IMAGE = re.compile(r"(?:^|[^a-z])(?:math|tex|latex|equation|formula|mwe-math)", re.IGNORECASE)
 PERMALINK = frozenset({"¶", "#", "§", "🔗", "\uf0c1"})
 
 
 @dataclass
 class Extracted:
-    """Text as lines, with what each line is (`t` text, `h` the page's heading, `r` table row, `c` code) and the page's title."""
+    """Lines of text, what each is (`t` text, `h` the heading, `r` table row, `c` code), and the page's title."""
 
     lines: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ def extract(html: str, rules: ExtractRules = RULES) -> Extracted:
         writer.write(heading)
         writer.kind = "t"
     writer.write(scope)
-    if not result.lines and html.count("<") > DEEPEST:
+    if not page.text[0] and html.count("<") > DEEPEST:
         # Nested deeper than the parser goes: the words at least are kept.
         result.add(" ".join(TAGS.sub(" ", html).split()))
     return result

@@ -30,7 +30,7 @@ def model() -> Any:
     return fasttext.load_model(str(path))
 
 
-def identify(text: str, characters: int = 2000) -> tuple[str, float]:
+def identify(text: str, characters: int = 1000) -> tuple[str, float]:
     """Most likely language (ISO 639 code) and its probability; ("", 0) where there is nothing to judge by."""
     if len(text) > characters:
         third = characters // 3

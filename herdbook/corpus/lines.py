@@ -34,7 +34,7 @@ def buckets(alive: np.ndarray, languages: np.ndarray, size: int) -> np.ndarray:
     numbers = np.zeros(len(alive), dtype=np.int64)
     for index, language in enumerate(np.unique(languages)):
         rows = languages == language
-        numbers[rows] = index * 100_003 + (np.cumsum(alive[rows]) - 1) // size
+        numbers[rows] = index * 100_003 + np.maximum(np.cumsum(alive[rows]) - 1, 0) // size
     return numbers
 
 

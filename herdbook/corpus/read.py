@@ -6,8 +6,6 @@ that can't be read becomes a line of quarantine, never silence.
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,7 +14,8 @@ from typing import Any
 
 from herdbook.corpus.http import HTML_START, PageError, media_type, parse_response
 from herdbook.corpus.settings import MeasureSettings, SourceSettings
-from herdbook.corpus.warc import GZIP_MAGIC, Loss, Record, read_records
+from herdbook.corpus.streams import GZIP_MAGIC, ZSTD_MAGIC, DamagedStream, lines
+from herdbook.corpus.warc import Loss, Record, read_records
 from herdbook.files import left_out
 from herdbook.settings import UserError
 
@@ -161,7 +160,7 @@ def guess_format(path: Path, only: bool) -> str | None:
         return "parquet"
     if not only:
         return None
-    return "warc" if head.startswith((GZIP_MAGIC, b"\x28\xb5\x2f\xfd")) else "text"
+    return "warc" if head.startswith((GZIP_MAGIC, ZSTD_MAGIC)) else "text"
 
 
 def _suits(path: Path, kind: str) -> bool:
@@ -284,31 +283,22 @@ def _json_rows(shard: Shard) -> Iterator[tuple[int, dict[str, Any] | Loss]]:
     path, name = Path(shard.files[0]), _name(shard)
     number = 0
     try:
-        with open(path, "rb") as raw:
-            magic = raw.read(4)
-            raw.seek(0)
-            lines: Any = raw
-            if magic[:3] == GZIP_MAGIC:
-                lines = gzip.GzipFile(fileobj=raw)
-            elif magic == b"\x28\xb5\x2f\xfd":
-                import zstandard
-
-                lines = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
-            for number, line in enumerate(lines):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    yield number, Loss(name, number, f"line {number + 1} is not JSON ({error})")
-                    continue
-                if not isinstance(row, dict):
-                    row = Loss(name, number, f"line {number + 1} is JSON but not an object")
-                yield number, row
-        if not number and not path.stat().st_size:
+        with open(path, "rb") as file:
+            for number, line in enumerate(lines(file)):
+                if line.strip():
+                    yield number, _json_row(name, number, line)
+        if not path.stat().st_size:
             yield 0, Loss(name, 0, "the file is empty")
-    except Exception as error:  # damaged gzip or zstd: each library has its own error type
+    except DamagedStream as error:
         yield number, Loss(name, number + 1, f"unreadable from line {number + 2} on ({error})")
+
+
+def _json_row(name: str, number: int, line: bytes) -> dict[str, Any] | Loss:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Loss(name, number, f"line {number + 1} is not JSON ({error})")
+    return row if isinstance(row, dict) else Loss(name, number, f"line {number + 1} is JSON but not an object")
 
 
 def _row_page(shard: Shard, index: int, row: dict[str, Any], limit: int) -> RawPage | Loss:

@@ -60,8 +60,8 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     Rule(name="ngram_repetition", column="repetition_duplicate_lines", above=0.6),
     Rule(name="adult_words", column="adult_share", above=0.01),
     Rule(name="personal_data", column="pii_share", above=0.05),
-    Rule(name="token_divergence", column="divergence_excess", above=8.0),
-    Rule(name="language_unknown", column="language_probability", below=0.15),
+    Rule(name="token_divergence", column="divergence_excess", above=6.0),
+    Rule(name="language_unknown", column="language_evidence", below=0.15),
     Rule(name="near_duplicate", column="duplicate_near_similarity", above=0.6),
     Rule(name=LINE_RULE, column="lines_words_left", below=20),
 )

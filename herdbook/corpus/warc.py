@@ -16,10 +16,10 @@ import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from herdbook.corpus.streams import GZIP_MAGIC, ZSTD_MAGIC, DamagedStream, chunks
 
 CHUNK = 1 << 16
-GZIP_MAGIC = b"\x1f\x8b\x08"
 MAX_HEADER = 1 << 17
 BLANK = re.compile(rb"[\r\n]*")
 HEADER_END = re.compile(rb"\r?\n\r?\n")
@@ -247,23 +247,13 @@ def read_records(
                 return
         file.seek(0)
         parser = _Parser(name, max_bytes, compressed=False)
-        stream: Any = _zstd(file) if magic == b"\x28\xb5\x2f\xfd" else file
-        seen = False
         try:
-            while chunk := stream.read(1 << 20):
-                for event in parser.feed(chunk):
-                    seen = seen or isinstance(event, Record)
-                    yield event
-        except Exception as error:  # a damaged zstd frame: its library's own error type
-            yield parser.abort(f"unreadable compressed bytes ({error})")
+            for chunk in chunks(file):
+                yield from parser.feed(chunk)
+        except DamagedStream as error:
+            yield parser.abort(str(error))
             return
         yield from parser.feed(b"", final=True)
-
-
-def _zstd(file: Any) -> Any:
-    import zstandard
-
-    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
 
 
 def _starts_record(data: mmap.mmap, position: int) -> bool:
@@ -291,7 +281,7 @@ def _compressed(data: mmap.mmap) -> bool:
     """Whether a file is gzip: by its first bytes, or, where those are damaged, by members further on."""
     if data[:3] == GZIP_MAGIC:
         return True
-    return not data[:5].startswith((b"WARC/", b"filed", b"\x28\xb5\x2f\xfd")) and _next_start(data, 0) is not None
+    return not data[:5].startswith((b"WARC/", b"filed", ZSTD_MAGIC)) and _next_start(data, 0) is not None
 
 
 def _address(head: bytes) -> str | None:

@@ -48,6 +48,10 @@ def test_lost_characters_are_measured() -> None:
     assert bad_share(TEXTS["de"].encode("cp1252").decode("utf-8", "replace")) > 0.05
 
 
+def test_common_characters_of_the_far_east_are_sound() -> None:
+    assert bad_share("一个人一天一次。가다가 가게에 가서 나가다.") == 0.0
+
+
 def test_cut_and_shifted_characters_are_measured() -> None:
     for text in (TEXTS["de"], TEXTS["fr"]):
         data = text.encode()

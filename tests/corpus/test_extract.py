@@ -82,12 +82,23 @@ def test_a_layout_table_is_no_table() -> None:
     assert extract(page).lines == [PROSE, "More."]
 
 
+def test_divs_with_text_of_their_own_are_paragraphs() -> None:
+    body = "".join(f'<div class="para">{PROSE} {n}</div>' for n in range(4))
+    menu = '<ul class="docnav"><li><a href="/p"><b>Back</b>1. First</a></li><li>Here</li></ul>'
+    assert extract(f"<body>{menu}{body}{menu}</body>").lines == [f"{PROSE} {n}" for n in range(4)]
+
+
 def test_rows_of_teasers_are_left_out() -> None:
     cards = "".join(
         f'<div class="x"><h3><a href="/{n}">Story {n}</a></h3><p>A short word on it.</p></div>' for n in range(6)
     )
     body = "".join(f"<p>{PROSE} {n}</p>" for n in range(6))
     assert extract(f"<body><div>{body}</div><div>{cards}</div></body>").lines == [f"{PROSE} {n}" for n in range(6)]
+
+
+def test_a_page_of_nothing_but_links_gives_nothing() -> None:
+    links = "".join(f'<li><a href="/{n}">entry {n}</a></li>' for n in range(300))
+    assert extract(f"<body><div><ul>{links}</ul></div></body>").lines == []
 
 
 def test_a_million_nested_tags_are_survived() -> None:

@@ -1,0 +1,126 @@
+"""Measurements against brute force and against texts whose answer is plain."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from herdbook.corpus.divergence import divergence, kl_bits, language_evidence
+from herdbook.corpus.language import identify
+from herdbook.corpus.lines import buckets, line_keys, repeated_keys
+from herdbook.corpus.measure import BUCKETS, covered_share, hash_words, line_hashes, measure, schema, top_share
+from herdbook.corpus.read import RawPage
+from herdbook.corpus.settings import MeasureSettings
+from tests.corpus.crawls import html
+
+WORDS = st.lists(st.sampled_from("abcd"), max_size=40)
+
+
+@given(WORDS, st.integers(2, 4))
+def test_the_most_frequent_ngram_is_that_of_brute_force(words: list[str], size: int) -> None:
+    grams = Counter(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
+    most = max(grams.values(), default=0)
+    wanted = most * size / len(words) if most > 1 and len(words) >= 2 * size else 0.0
+    assert top_share(hash_words(words), size) == pytest.approx(wanted)
+
+
+@given(WORDS, st.sampled_from([2, 5]))
+def test_covered_words_are_those_of_brute_force(words: list[str], size: int) -> None:
+    seen, covered = set(), set()
+    for i in range(len(words) - size + 1):
+        gram = tuple(words[i : i + size])
+        if gram in seen:
+            covered.update(range(i, i + size))
+        seen.add(gram)
+    wanted = len(covered) / len(words) if len(words) > size else 0.0
+    assert covered_share(hash_words(words), size) == pytest.approx(wanted)
+
+
+def test_a_page_becomes_a_row_with_every_column() -> None:
+    settings = MeasureSettings()
+    body = html("The old mill stands by the river and its wheel has turned for two hundred years.", title="The mill")
+    row = measure(RawPage("https://a.example/x", "2024", "f:0:0", "html", body), "web", settings)
+    assert set(row) == set(schema(settings).names)
+    assert (row["language"], row["title"], row["kind"], row["encoding_name"]) == ("en", "The mill", "html", "utf-8")
+    assert row["length_words"] == 18 and row["text"].startswith("The mill\nThe old mill")
+
+
+def test_code_is_not_prose() -> None:
+    code = "import os\n" + "x = x + 1\n" * 60
+    row = measure(RawPage("a.py", "", "a.py", "code", code.encode()), "library", MeasureSettings())
+    assert (row["language"], row["language_probability"], row["code_share"]) == ("code", 1.0, 1.0)
+    assert row["repetition_duplicate_10gram"] == 0.0 and not any(row["lines_hashes"])
+    assert row["text"] == code.rstrip()
+
+
+def test_a_page_without_text_is_measured_too() -> None:
+    row = measure(RawPage("https://a.example/", "", "k", "html", b""), "web", MeasureSettings())
+    assert (row["text"], row["length_words"], row["language"], row["language_probability"]) == ("", 0, "", 0.0)
+
+
+def test_the_language_of_a_text_is_found_and_of_nothing_is_none() -> None:
+    assert identify("Der schnelle braune Fuchs springt über den faulen Hund und läuft davon.")[0] == "de"
+    assert identify("素早い茶色の狐がのろまな犬を飛び越えて走っていきました。")[0] == "ja"
+    assert identify("12 34 |") == ("", 0.0)
+
+
+def test_a_rare_language_needs_more_evidence() -> None:
+    languages = np.array(["en"] * 40 + ["pl"] * 3 + ["code"])
+    evidence = language_evidence(np.full(44, 0.3), languages)
+    assert (evidence[:40] == 0.3).all() and np.allclose(evidence[40:43], 0.1) and evidence[43] == 0.3
+
+
+def test_divergence_is_that_of_the_closed_form() -> None:
+    tokens = np.array([1, 1, 2, 3], dtype=np.uint16)
+    totals = np.bincount(tokens, minlength=BUCKETS).astype(float)
+    totals[[1, 2, 7]] += [4, 3, 9]
+    rest = {1: 5, 2: 4, 3: 1}
+    wanted = sum(p * np.log2(p / (rest[b] / (16 + BUCKETS))) for b, p in ((1, 0.5), (2, 0.25), (3, 0.25)))
+    assert kl_bits(tokens, totals) == pytest.approx(wanted)
+
+
+def test_noise_diverges_from_the_corpus_and_the_corpus_does_not_from_itself() -> None:
+    draw = np.random.default_rng(1)
+    weights = 1 / np.arange(1, 2001)
+    ordinary = [
+        draw.choice(2000, draw.integers(60, 400), p=weights / weights.sum()).astype(np.uint16) for _ in range(200)
+    ]
+    noise = [draw.integers(3000, 9000, 150).astype(np.uint16) for _ in range(4)]
+    even = [draw.integers(0, 2000, 150).astype(np.uint16) for _ in range(4)]
+    _, excess = divergence([*ordinary, *noise, *even], np.array(["en"] * 208))
+    assert (excess[:200] < 6).all() and (excess[200:] > 6).all()
+
+
+def test_lines_that_are_data_or_code_are_never_boilerplate() -> None:
+    lines = [
+        "We use cookies to make this site better.",
+        "x = compute(value, other_value)",
+        "Answer: 3 + 4 = 7. #### 7",
+        "Menu",
+        "The heading of it all",
+    ]
+    found = line_hashes(lines, ["t", "c", "t", "t", "h"])
+    assert found[0] != 0 and not found[1:].any()
+    assert line_hashes(["WE USE cookies, to make this site better"], ["t"])[0] == found[0]
+
+
+def test_lines_are_counted_once_per_document_and_within_a_language() -> None:
+    import pyarrow as pa
+
+    lists = [[5, 5, 9]] * 7 + [[9, 0]] * 3 + [[5]] * 7
+    languages = np.array(["en"] * 10 + ["de"] * 7)
+    alive = np.ones(17, dtype=bool)
+    alive[0] = False
+    hashes = pa.chunked_array([pa.array(lists, pa.list_(pa.int64()))])
+    numbers = buckets(alive, languages, 10**6)
+    repeated = repeated_keys(hashes, alive, numbers, 6)
+    keys, documents = line_keys(hashes, numbers)
+    hit = {
+        (int(documents[i]), int(hashes.combine_chunks().values[i].as_py()))
+        for i in np.flatnonzero(np.isin(keys, repeated))
+    }
+    assert hit == {(d, 9) for d in range(10)} | {(d, 5) for d in range(10, 17)}
