@@ -33,6 +33,7 @@ NEVER_CONTENT = _names("nav footer")
 ASIDES = _names("aside menu")
 ROLES = _names("navigation banner contentinfo complementary search dialog alert alertdialog menu menubar toolbar")
 LINK_BOXES = _names("ul ol dl div section table td p header form center figure h2 h3 h4")
+LISTS = _names("ul ol dl p h2 h3 h4")
 CONTENT_TAGS = frozenset({"article", "main"})
 
 # Words that name boilerplate wherever they stand in a class or id…
@@ -182,7 +183,8 @@ class Page:
         attributes = element.attrib
         if attributes and self._named(tag, attributes, share, rules):
             return True
-        return tag in LINK_BOXES and self._only_links(i, tag, rules)
+        # What wraps the whole of a page with little text is judged by its parts.
+        return tag in LINK_BOXES and (share <= rules.tag_share or tag in LISTS) and self._only_links(i, tag, rules)
 
     def _only_links(self, i: int, tag: str, rules: ExtractRules) -> bool:
         """Whether a box is a heap of links. Cells and paragraphs in cells or list items need several of them."""

@@ -101,6 +101,13 @@ def test_a_page_of_nothing_but_links_gives_nothing() -> None:
     assert extract(f"<body><div><ul>{links}</ul></div></body>").lines == []
 
 
+def test_a_short_page_between_many_links_keeps_its_words() -> None:
+    links = "".join(f'<li><a href="/{n}">entry number {n}</a></li>' for n in range(60))
+    words = "<div><h1>asfptype</h1><p>Upcast a matrix.</p></div>"
+    page = f"<body><div class='row'><div><ul>{links}</ul></div>{words}</div></body>"
+    assert extract(page).lines == ["asfptype", "Upcast a matrix."]
+
+
 def test_a_million_nested_tags_are_survived() -> None:
     found = extract("<body>" + "<div>" * 1_000_000 + "<p>deep words here</p>")
     assert "deep words here" in found.text
