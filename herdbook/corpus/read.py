@@ -195,7 +195,7 @@ def read_shard(shard: Shard, settings: MeasureSettings) -> Iterator[RawPage | Lo
         yield from _read_warc(shard, int(settings.max_page_mb * 1e6))
     elif shard.format == "text":
         for file in shard.files:
-            yield _read_text(Path(file), Path(shard.root), settings)
+            yield _read_text(shard, Path(file), settings)
     else:
         rows = _parquet_rows(shard) if shard.format == "parquet" else _json_rows(shard)
         limit = int(settings.max_text_mb * 1e6)
@@ -250,8 +250,8 @@ def _record_page(record: Record, name: str, url: str, max_bytes: int) -> RawPage
     return Skipped(f"type {media or 'unknown'}")
 
 
-def _read_text(path: Path, root: Path, settings: MeasureSettings) -> RawPage | Loss | Skipped:
-    name = path.relative_to(root).as_posix()
+def _read_text(shard: Shard, path: Path, settings: MeasureSettings) -> RawPage | Loss | Skipped:
+    name = path.relative_to(shard.root).as_posix()
     try:
         stat = path.stat()
         if stat.st_size > settings.max_text_mb * 1e6:
@@ -263,7 +263,7 @@ def _read_text(path: Path, root: Path, settings: MeasureSettings) -> RawPage | L
         return Skipped("binary file")
     suffix = path.suffix.lower()
     kind = "html" if suffix in HTML_SUFFIXES else "code" if suffix in CODE_SUFFIXES else "text"
-    return RawPage(name, "", name, kind, content)
+    return RawPage(f"{shard.source}/{name}", "", name, kind, content)  # two folders may each have a README
 
 
 def _parquet_rows(shard: Shard) -> Iterator[tuple[int, dict[str, Any] | Loss]]:
@@ -309,7 +309,9 @@ def _row_page(shard: Shard, index: int, row: dict[str, Any], limit: int) -> RawP
         return Loss(name, index, f"row without a text field {shard.text_field!r}", row.get("url"))
     if len(text) > limit:
         return Loss(name, index, f"text of {len(text) / 1e6:.1f} MB is larger than max_text_mb", row.get("url"))
-    url = str(row.get("url") or row.get("id") or f"{name}#{index}")
+    url = str(row.get("url") or row.get("id") or "")
+    if "://" not in url:  # two sources may each have a row 1
+        url = f"{shard.source}/{name}#{url or index}"
     html = HTML_START.match(text[:200].lstrip().encode()) is not None
     kind = "html" if html else "text"
     return RawPage(url, str(row.get("date") or ""), f"{name}:{shard.start}:{index}", kind, text)

@@ -248,7 +248,7 @@ def test_a_page_of_fifty_megabytes_and_a_page_of_code_among_ordinary_ones(tmp_pa
     out.mkdir()
     figures = curate(settings, [], out)
     assert figures["documents"]["quarantined"] == 1 and figures["documents"]["kept"] == 2
-    assert {d["url"] for d in rows(out, "documents")} == {"prog.py", "note.txt"}
+    assert {d["url"] for d in rows(out, "documents")} == {"texts/prog.py", "texts/note.txt"}
 
 
 @pytest.mark.parametrize(

@@ -80,12 +80,13 @@ def test_a_folder_gives_one_document_per_text_file(tmp_path: Path) -> None:
     (tmp_path / ".hidden.py").write_text("no")
     found = read(tmp_path, format="text")
     assert {(p.url, p.kind) for p in found if isinstance(p, RawPage)} == {
-        ("pkg/a.py", "code"),
-        ("b.txt", "text"),
-        ("c.html", "html"),
+        (f"{tmp_path.name}/pkg/a.py", "code"),
+        (f"{tmp_path.name}/b.txt", "text"),
+        (f"{tmp_path.name}/c.html", "html"),
     }
     assert [item.url for item in found if isinstance(item, Loss)] == ["big.txt"]
-    assert [p.url for p in read(tmp_path, format="text", glob="**/*.py") if isinstance(p, RawPage)] == ["pkg/a.py"]
+    only = [p.url for p in read(tmp_path, format="text", glob="**/*.py", name="code") if isinstance(p, RawPage)]
+    assert only == ["code/pkg/a.py"]
 
 
 def test_html_without_a_type_is_read_and_other_things_are_counted(tmp_path: Path) -> None:
@@ -136,3 +137,15 @@ def test_a_source_with_nothing_to_read_is_the_users_mistake(
         read(path, **options)
     with pytest.raises(UserError, match="nothing to curate"):
         plan([], SETTINGS)
+
+
+def test_files_and_rows_of_one_name_in_two_sources_have_addresses_of_their_own(tmp_path: Path) -> None:
+    sources = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "README.txt").write_text(folder)
+        (tmp_path / folder / "rows.jsonl").write_text(json.dumps({"id": 1, "text": folder}) + "\n")
+        sources += [SourceSettings(path=tmp_path / folder, format=f) for f in ("text", "jsonl")]
+    pages = [item for shard in plan(sources, SETTINGS) for item in read_shard(shard, SETTINGS)]
+    urls = [page.url for page in pages if isinstance(page, RawPage)]
+    assert len(set(urls)) == len(urls) == 4
