@@ -1,7 +1,8 @@
 """The crawl of the known world: pages as a crawler stores them, and beside it the truth about each.
 
-`crawl.warc.gz` is WARC 1.1 with one gzip member per record, so that a reader can go on after a damaged one. Servers differ as real
-ones do: spelling of the content type, chunked transfer, gzip encoding, the charset in the header, in the page or in both.
+`crawl.warc.gz` is WARC 1.1 with one gzip member per record, so that a reader can go on after a damaged one. Servers
+differ as real ones do: spelling of the content type, chunked transfer, gzip encoding, the charset in the header, in
+the page or in both.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ class Bytes:
             if page.defect == "mirrored_site" and page.original:
                 original = hosts.index(page.original.article.site)
                 self.sites[page.article.site] = make_site(page.article.site, original + 1)
-        self.titles: dict[str, list[tuple[str, str]]] = {}
-        for page in pages:
-            self.titles.setdefault(page.article.site, []).append((page.url.split("/", 3)[3], page.article.title))
+        self.titles: dict[str, list[tuple[str, str]]] = {host: [] for host in hosts}
+        for page in pages:  # sites link to their good pages; hosts of junk link to what they have
+            if page.article.genre != "junk" or page.defect in ("ngram_spam", "adult"):
+                self.titles[page.article.site].append(("/" + page.url.split("/", 3)[3], page.article.title))
         self.seed = seed
 
     def html(self, page: Page) -> tuple[bytes, str]:
@@ -68,9 +70,7 @@ class Bytes:
     def _render(self, page: Page, site: Site, charset: str, draw: random.Random) -> str:
         titles = self.titles[site.host]
         start = draw.randrange(len(titles))
-        related = tuple(
-            ("/" + path, title) for path, title in (titles + titles)[start : start + min(RELATED, len(titles))]
-        )
+        related = tuple((titles + titles)[start : start + min(RELATED, len(titles))])
         path = "/" + page.url.split("/", 3)[3]
         language = page.declared_language or page.article.language
         frame = Frame(site, path, page.published, language, charset, related, draw.randrange(1 << 30))
@@ -149,7 +149,8 @@ def record(kind: str, block: bytes, headers: Sequence[tuple[str, str]], extra_le
 
 
 def damaged(block: bytes, headers: Sequence[tuple[str, str]], variant: int, draw: random.Random) -> bytes:
-    """A member no reader can read whole: cut off (0), overwritten in the middle (1), or with a Content-Length too large (2)."""
+    """A member no reader can read whole: cut off (0), overwritten in the middle (1), or with a Content-Length too
+    large (2)."""
     if variant % 3 == 2:
         return member(record("response", block, headers, extra_length=draw.randint(2_000, 9_000)))
     whole = member(record("response", block, headers))
@@ -244,10 +245,11 @@ def truth_rows(pages: Sequence[Page]) -> Iterator[dict[str, Any]]:
 def write_truth(pages: Sequence[Page], path: Path) -> None:
     """Write one row per page.
 
-    Columns: record_id, url, date (WARC-Date), language and declared_language (ISO 639-1), topic, genre, site (host), facts (ids told),
-    defect (kind or ""), variant (form of the defect), edit_rate (share of words changed in a near duplicate), keep, expected (kept,
-    deduplicated, dropped, quarantined), duplicate_of (record_id or ""), boilerplate (lines to remove), code and math (blocks of
-    the text that must come through to the character), clean_text (what a perfect extractor gives back).
+    Columns: record_id, url, date (WARC-Date), language and declared_language (ISO 639-1), topic, genre, site (host),
+    facts (ids told), defect (kind or ""), variant (form of the defect), edit_rate (share of words changed in a near
+    duplicate), keep, expected (kept, deduplicated, dropped, quarantined), duplicate_of (record_id or ""), boilerplate
+    (lines to remove), code and math (blocks of the text that must come through to the character), clean_text (what a
+    perfect extractor gives back).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

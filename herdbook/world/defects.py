@@ -1,8 +1,8 @@
 """What is wrong with some pages of the known world: the kinds, how many of each, and what becomes of them.
 
-Every page has at most one kind of defect. Some defective pages are still good pages (a wrong charset can be undone, a repeated
-line removed): curation ought to keep those. All others ought to be dropped, so what they say counts for nothing: copies repeat an
-article that stays, and the rest have a text of their own (texts.py).
+Every page has at most one kind of defect. Some defective pages are still good pages (a wrong charset can be undone, a
+repeated line removed): curation ought to keep those. All others ought to be dropped, so what they say counts for
+nothing: copies repeat an article that stays, and the rest have a text of their own (texts.py).
 """
 
 from __future__ import annotations
@@ -39,49 +39,49 @@ EDIT_RATES = (0.01, 0.03, 0.05)
 class DefectSettings(Settings):
     """How many pages of each kind of defect, as a share of the number of articles; never fewer than `least`."""
 
-    least: int = Field(4, ge=1)
+    least: int = Field(default=4, ge=1)
     """Fewest pages of every kind, however small the world."""
 
-    url_duplicate: float = Field(0.02, ge=0, le=0.2)
+    url_duplicate: float = Field(default=0.02, ge=0, le=0.2)
     """Pages crawled once before, at the same address with an older date; half of the older ones have an older text."""
 
-    exact_duplicate: float = Field(0.02, ge=0, le=0.2)
+    exact_duplicate: float = Field(default=0.02, ge=0, le=0.2)
     """Pages whose text stands at another address too, half of them on another site with other surroundings."""
 
-    near_duplicate: float = Field(0.045, ge=0, le=0.2)
+    near_duplicate: float = Field(default=0.045, ge=0, le=0.2)
     """Copies with 1, 3 or 5 % of their words substituted, inserted or deleted, in equal parts."""
 
-    mirrored_site: float = Field(0.02, ge=0, le=0.2)
+    mirrored_site: float = Field(default=0.02, ge=0, le=0.2)
     """Pages of the one site which stands whole on another host, in other surroundings."""
 
-    repeated_lines: float = Field(0.02, ge=0, le=0.2)
+    repeated_lines: float = Field(default=0.02, ge=0, le=0.2)
     """Good pages with two sentences of the site set between their paragraphs, the same on many pages."""
 
-    ngram_spam: float = Field(0.015, ge=0, le=0.2)
+    ngram_spam: float = Field(default=0.015, ge=0, le=0.2)
     """Pages that repeat a few phrases over and over."""
 
-    adult: float = Field(0.015, ge=0, le=0.2)
+    adult: float = Field(default=0.015, ge=0, le=0.2)
     """Pages full of adult words."""
 
-    personal_data: float = Field(0.015, ge=0, le=0.2)
+    personal_data: float = Field(default=0.015, ge=0, le=0.2)
     """Lists of (invented) people's e-mail and postal addresses, telephone, account and card numbers."""
 
-    gibberish: float = Field(0.015, ge=0, le=0.2)
+    gibberish: float = Field(default=0.015, ge=0, le=0.2)
     """Random letters, random words, few words drawn over and over, or encoded bytes."""
 
-    wrong_charset: float = Field(0.015, ge=0, le=0.2)
+    wrong_charset: float = Field(default=0.015, ge=0, le=0.2)
     """Good pages whose charset is declared wrong, or UTF-16 without a mark; the bytes tell what is right."""
 
-    broken_encoding: float = Field(0.015, ge=0, le=0.2)
+    broken_encoding: float = Field(default=0.015, ge=0, le=0.2)
     """Pages whose characters were lost in conversions and can't be had back."""
 
-    lying_language: float = Field(0.015, ge=0, le=0.2)
+    lying_language: float = Field(default=0.015, ge=0, le=0.2)
     """Good pages that declare another language than they are written in."""
 
-    truncated_record: float = Field(0.015, ge=0, le=0.2)
+    truncated_record: float = Field(default=0.015, ge=0, le=0.2)
     """Records that are cut or overwritten in the middle, or promise more bytes than they hold."""
 
-    thin: float = Field(0.015, ge=0, le=0.2)
+    thin: float = Field(default=0.015, ge=0, le=0.2)
     """Pages of navigation without content."""
 
     def pages(self, kind: str, articles: int) -> int:
@@ -115,7 +115,8 @@ def edit_words(draw: random.Random, text: str, edits: int, vocabulary: list[str]
 
 
 def misdeclare(draw: random.Random, page: str, variant: int) -> tuple[bytes, str, str]:
-    """A page's bytes whose charset is not the declared one, but can be told from the bytes: (bytes, declared, what happened).
+    """A page's bytes whose charset is not the declared one, but can be told from the bytes: (bytes, declared, what
+    happened).
 
     Variants: 0 UTF-8 declared ISO-8859-1, 1 Windows-1252 declared UTF-8, 2 UTF-16 without mark and declaration.
     """
@@ -129,9 +130,9 @@ def misdeclare(draw: random.Random, page: str, variant: int) -> tuple[bytes, str
 def lose_characters(draw: random.Random, text: str, variant: int) -> str:
     """Text after conversions that lost characters for good.
 
-    Variants: 0 every seventh letter or so became U+FFFD; 1 read twice as Windows-1252, bytes without a meaning there lost;
-    2 whole stretches read as UTF-16 one byte off; 3 all characters beyond ASCII and some within turned to question marks
-    and control characters.
+    Variants: 0 every seventh letter or so became U+FFFD; 1 read twice as Windows-1252, bytes without a meaning there
+    lost; 2 whole stretches read as UTF-16 one byte off; 3 all characters beyond ASCII and some within turned to
+    question marks and control characters.
     """
     if variant % 4 == 0:
         return "".join("�" if letter.isalpha() and draw.random() < 0.15 else letter for letter in text)

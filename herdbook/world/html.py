@@ -1,7 +1,8 @@
 """Blocks of an article as HTML, in the several ways in which real sites write the same thing.
 
-A `Look` says how one site writes: highlighted or plain code, math as MathML or as a picture with the formula as its alternative
-text, accents as bytes or as entities. Whatever the look, the text that a browser would show is the block's own.
+A `Look` says how one site writes: highlighted or plain code, math as MathML or as a picture with the formula as its
+alternative text, accents as bytes or as entities. Whatever the look, the text that a browser would show is the
+block's own.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _NICKNAMES = ("Rowan", "teapot42", "M. Ferry", "quietfox", "Ines", "old_oak", "J
 LABELS = {
     "en": Labels(
         menu=("Home", "News", "Topics", "About us", "Contact", "Log in"),
-        cookie="{name} uses cookies to improve your experience. By continuing to browse you agree to our use of cookies.",
+        cookie="{name} uses cookies to improve your experience. By continuing you agree to our use of cookies.",
         accept="Accept all",
         settings="Cookie settings",
         advert="Advertisement",
@@ -106,7 +106,7 @@ LABELS = {
     ),
     "fr": Labels(
         menu=("Accueil", "Actualités", "Thèmes", "À propos", "Contact", "Connexion"),
-        cookie="{name} utilise des cookies pour améliorer votre visite. En poursuivant, vous acceptez leur utilisation.",
+        cookie="{name} utilise des cookies pour faciliter votre visite. En poursuivant, vous acceptez leur usage.",
         accept="Tout accepter",
         settings="Paramètres",
         advert="Publicité",

@@ -1,7 +1,7 @@
 """Which pages the crawl holds: every article once, and beside them the pages with something wrong.
 
-A page is planned here and written as bytes only when its turn comes (crawl.py). Copies are made of articles that have no
-other defect, so a cluster of duplicates is one article and one copy of it.
+A page is planned here and written as bytes only when its turn comes (crawl.py). Copies are made of articles that have
+no other defect, so a cluster of duplicates is one article and one copy of it.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Planner:
 
     def near_duplicate(self) -> Iterator[Page]:
         """Edited copies on other sites, with each edit rate in turn."""
-        long_enough = [page for page in self._take("near_duplicate", lambda article: prose_words(article) >= 60)]
+        long_enough = self._take("near_duplicate", lambda article: prose_words(article) >= 60)
         for variant, page in enumerate(long_enough):
             rate = EDIT_RATES[variant % len(EDIT_RATES)]
             copy, edits = edited(self.draw, page.article, rate, self.vocabulary[page.article.language])

@@ -1,7 +1,8 @@
 """Sites of the known world: the skeletons of pages and all that stands around an article.
 
-A site has a look of its own (template, navigation, adverts, comments) and may have changed its software once: pages older
-than that day keep the old look. What stands around the article is in the page's language and is never part of its truth.
+A site has a look of its own (template, navigation, adverts, comments) and may have changed its software once: pages
+older than that day keep the old look. What stands around the article is in the page's language and is never part of
+its truth.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ SCRIPT = (
     '<script>window.dataLayer=window.dataLayer||[];function gtag(){dataLayer.push(arguments)}gtag("config","G-0");'
     'document.write("<p>This text is written by a script and is not content.</p>");</script>'
 )
-NOSCRIPT = '<noscript><img height="1" width="1" alt="" src="/pixel.gif">Please enable JavaScript to use all functions.</noscript>'
+NOSCRIPT = (
+    "<noscript>"
+    '<img height="1" width="1" alt="" src="/pixel.gif">Please enable JavaScript to use all functions.</noscript>'
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,11 @@ def _cookie(site: Site, labels: Labels, draw: random.Random) -> str:
 
 def _advert(labels: Labels, draw: random.Random) -> str:
     name = draw.choice(("ad", "advertisement", "banner-ad sponsored"))
-    return f'<div class="{name}"><span>{labels.advert}</span> <a href="//ads.example/c?{draw.randrange(9999)}">{draw.choice(labels.adverts)}</a></div>'
+    return (
+        f'<div class="{name}">'
+        f'<span>{labels.advert}</span> <a href="//ads.example/c?{draw.randrange(9999)}">'
+        f"{draw.choice(labels.adverts)}</a></div>"
+    )
 
 
 def _share(labels: Labels) -> str:
@@ -115,9 +123,11 @@ def _comments(labels: Labels, draw: random.Random) -> str:
         for remark in draw.sample(labels.remarks, draw.randint(0, 2))
     )
     return (
-        f'<section id="comments" class="comments"><h3>{labels.comments}</h3>{said}<form action="/comment" method="post">'
+        f'<section id="comments" class="comments">'
+        f'<h3>{labels.comments}</h3>{said}<form action="/comment" method="post">'
         f'<label>{labels.name} <input name="n"></label><label>{labels.mail} <input name="m"></label>'
-        f'<textarea name="t" placeholder="{labels.your_comment}"></textarea><button>{labels.send}</button></form></section>'
+        f'<textarea name="t" placeholder="{labels.your_comment}">'
+        f"</textarea><button>{labels.send}</button></form></section>"
     )
 
 
@@ -138,8 +148,10 @@ def _head(title: str, frame: Frame, labels: Labels) -> str:
     full = f"{escape(title)} – {frame.site.name}"
     return (
         f"<head>{charset}\n<title>{full}</title>\n"
-        f'<meta name="viewport" content="width=device-width"><meta name="description" content="{escape(labels.description)}">'
-        f'<meta property="og:title" content="{escape(title)}"><meta property="og:locale" content="{frame.declared_language}">'
+        f'<meta name="viewport" content="width=device-width">'
+        f'<meta name="description" content="{escape(labels.description)}">'
+        f'<meta property="og:title" content="{escape(title)}">'
+        f'<meta property="og:locale" content="{frame.declared_language}">'
         f'<meta name="date" content="{frame.date}"><link rel="canonical" href="https://{frame.site.host}{frame.path}">'
         f'<link rel="stylesheet" href="/s.css">{STYLE}{SCRIPT}</head>'
     )
@@ -158,14 +170,20 @@ def _body_html(article: Article, look: Look, labels: Labels, draw: random.Random
 
 
 def _semantic(article: Article, frame: Frame, look: Look, labels: Labels, draw: random.Random) -> str:
-    byline = f'<p class="byline meta">{labels.by} {draw.choice(labels.nicknames)} · <time datetime="{frame.date}">{frame.date}</time></p>'
+    byline = (
+        f'<p class="byline meta">{labels.by} {draw.choice(labels.nicknames)} · '
+        f'<time datetime="{frame.date}">{frame.date}</time>'
+        f"</p>"
+    )
     return (
-        f'<header class="site-header"><a class="logo" href="/">{frame.site.name}</a><nav class="nav"><ul>{_menu(labels)}</ul></nav>'
+        f'<header class="site-header"><a class="logo" href="/">{frame.site.name}</a>'
+        f'<nav class="nav"><ul>{_menu(labels)}</ul></nav>'
         f'<form role="search"><input placeholder="{labels.search}"></form></header>\n'
         f'<nav class="breadcrumb" aria-label="breadcrumb">{_crumbs(article.title, labels, look)}</nav>\n'
         f"<main><article><h1>{text_html(article.title, look)}</h1>\n{byline}\n{_share(labels)}\n"
         f"{_body_html(article, look, labels, draw)}\n</article></main>\n"
-        f'<aside class="side">{_sidebar(frame, labels)}</aside>{_comments(labels, draw)}\n<footer>{_footer(frame.site, labels)}</footer>'
+        f'<aside class="side">{_sidebar(frame, labels)}</aside>{_comments(labels, draw)}\n'
+        f"<footer>{_footer(frame.site, labels)}</footer>"
     )
 
 
@@ -175,7 +193,8 @@ def _cards(article: Article, frame: Frame, look: Look, labels: Labels, draw: ran
         for path, title in frame.related
     )
     return (
-        f'<div class="navbar"><div class="container"><a href="/">{frame.site.name}</a><ul class="navbar-nav">{_menu(labels)}</ul></div></div>\n'
+        f'<div class="navbar"><div class="container"><a href="/">{frame.site.name}</a>'
+        f'<ul class="navbar-nav">{_menu(labels)}</ul></div></div>\n'
         f'<div class="container"><div class="row"><div class="col-8"><div class="post"><div class="post-header">'
         f'<h1 class="post-title">{text_html(article.title, look)}</h1></div>\n<div class="post-body">'
         f"{_body_html(article, look, labels, draw)}</div>\n{_share(labels)}</div>\n{_comments(labels, draw)}</div>"
@@ -186,8 +205,10 @@ def _cards(article: Article, frame: Frame, look: Look, labels: Labels, draw: ran
 
 def _nested(article: Article, frame: Frame, look: Look, labels: Labels, draw: random.Random) -> str:
     return (
-        f'<div id="wrapper"><div id="top"><div id="logo">{frame.site.name}</div><div id="menu"><ul>{_menu(labels)}</ul></div></div>'
-        f'<div id="breadcrumbs">{_crumbs(article.title, labels, look)}</div>\n<div id="main"><div class="inner"><div class="box"><div>'
+        f'<div id="wrapper"><div id="top"><div id="logo">{frame.site.name}</div>'
+        f'<div id="menu"><ul>{_menu(labels)}</ul></div></div>'
+        f'<div id="breadcrumbs">{_crumbs(article.title, labels, look)}</div>\n<div id="main">'
+        f'<div class="inner"><div class="box"><div>'
         f"<h1>{text_html(article.title, look)}</h1>\n<div>{_body_html(article, look, labels, draw)}</div></div></div>"
         f'</div>\n<div id="sidebar">{_sidebar(frame, labels)}</div></div>{_comments(labels, draw)}'
         f'<div id="footer">{_footer(frame.site, labels)}</div></div>'
@@ -196,8 +217,10 @@ def _nested(article: Article, frame: Frame, look: Look, labels: Labels, draw: ra
 
 def _layout_table(article: Article, frame: Frame, look: Look, labels: Labels, draw: random.Random) -> str:
     return (
-        f'<table width="100%" border="0"><tr><td colspan="3" bgcolor="#ddeeff"><font size="5"><b>{frame.site.name}</b></font></td></tr>\n'
-        f'<tr><td width="120" valign="top"><ul>{_menu(labels)}</ul></td>\n<td valign="top"><h1>{text_html(article.title, look)}</h1>\n'
+        f'<table width="100%" border="0"><tr><td colspan="3" bgcolor="#ddeeff">'
+        f'<font size="5"><b>{frame.site.name}</b></font></td></tr>\n'
+        f'<tr><td width="120" valign="top"><ul>{_menu(labels)}</ul>'
+        f'</td>\n<td valign="top"><h1>{text_html(article.title, look)}</h1>\n'
         f"{_body_html(article, look, labels, draw)}</td>\n"
         f'<td width="140" valign="top"><b>{labels.related}</b><br>{_links(frame.related, "p")}</td></tr>\n'
         f'<tr><td colspan="3" align="center"><font size="1">{_footer(frame.site, labels)}</font></td></tr></table>'
@@ -207,7 +230,8 @@ def _layout_table(article: Article, frame: Frame, look: Look, labels: Labels, dr
 def _plain(article: Article, frame: Frame, look: Look, labels: Labels, draw: random.Random) -> str:
     menu = " | ".join(f'<a href="/{number}/">{word}</a>' for number, word in enumerate(labels.menu))
     return (
-        f"<center>[ {menu} ]</center><hr>\n<h1>{text_html(article.title, look)}</h1>\n{_body_html(article, look, labels, draw)}\n"
+        f"<center>[ {menu} ]</center>"
+        f"<hr>\n<h1>{text_html(article.title, look)}</h1>\n{_body_html(article, look, labels, draw)}\n"
         f"<hr><b>{labels.related}</b><ul>{_links(frame.related)}</ul><hr><small>{_footer(frame.site, labels)}</small>"
     )
 
@@ -215,11 +239,14 @@ def _plain(article: Article, frame: Frame, look: Look, labels: Labels, draw: ran
 def _forum(article: Article, frame: Frame, look: Look, labels: Labels, draw: random.Random) -> str:
     return (
         f'<div id="page"><div class="headerbar">{frame.site.name}</div><ul class="nav">{_menu(labels)}</ul>\n'
-        f'<div class="crumbs">{_crumbs(article.title, labels, look)}</div><h1 class="topic-title">{text_html(article.title, look)}</h1>\n'
-        f'<div class="post" id="p{draw.randrange(9999)}"><div class="postprofile"><img class="avatar" alt="" src="/a.png">'
+        f'<div class="crumbs">{_crumbs(article.title, labels, look)}</div>'
+        f'<h1 class="topic-title">{text_html(article.title, look)}</h1>\n'
+        f'<div class="post" id="p{draw.randrange(9999)}">'
+        f'<div class="postprofile"><img class="avatar" alt="" src="/a.png">'
         f"<b>{draw.choice(labels.nicknames)}</b><br>{labels.posts}: {draw.randrange(5000)}</div>"
         f'<div class="postbody"><div class="content">{_body_html(article, look, labels, draw)}</div></div></div>\n'
-        f'<div class="quick-reply"><form><textarea placeholder="{labels.your_comment}"></textarea><button>{labels.send}</button></form></div>'
+        f'<div class="quick-reply"><form><textarea placeholder="{labels.your_comment}">'
+        f"</textarea><button>{labels.send}</button></form></div>"
         f'<div class="related"><h3>{labels.related}</h3><ul>{_links(frame.related)}</ul></div>'
         f'<div id="page-footer">{_footer(frame.site, labels)}</div></div>'
     )

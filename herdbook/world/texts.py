@@ -1,7 +1,7 @@
 """Texts of pages that ought to be dropped: spam, adult words, personal data, gibberish.
 
-All people and numbers are drawn at random; card and account numbers carry valid check digits (Luhn, ISO 13616), because good
-detectors ask for them, and lie in ranges that issuers keep for tests where such ranges exist.
+All people and numbers are drawn at random; card and account numbers carry valid check digits (Luhn, ISO 13616),
+because good detectors ask for them, and lie in ranges that issuers keep for tests where such ranges exist.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ def _paragraphs(*texts: str) -> tuple[Block, ...]:
     return tuple(Block("paragraph", text=text) for text in texts)
 
 
-_GOODS = "watches|sunglasses|running shoes|phone cases|handbags|insurance|printer ink|sofa covers|hair growth oil|casino bonus"
-_OFFERS = "buy cheap {x} online|best {x} discount outlet|{x} free shipping worldwide|order {x} now lowest price|top rated {x} sale today"
+_GOODS = (
+    "watches|sunglasses|running shoes|phone cases|handbags|insurance|"
+    "printer ink|sofa covers|hair growth oil|casino bonus"
+)
+_OFFERS = (
+    "buy cheap {x} online|best {x} discount outlet|{x} free shipping worldwide|"
+    "order {x} now lowest price|top rated {x} sale today"
+)
 
 
 def spam(draw: random.Random) -> tuple[str, tuple[Block, ...]]:
@@ -37,7 +43,8 @@ def spam(draw: random.Random) -> tuple[str, tuple[Block, ...]]:
 
 _ADULT = (
     "Free {a} {b} videos and {c} {d} online now.|Watch hot {c} {d} in {a} {b} clips, new every day.|"
-    "Hundreds of {a} {d} galleries with {c} {b} pictures, adults only.|Join live {b} chat with {c} {d} tonight, xxx rated, 18+.|"
+    "Hundreds of {a} {d} galleries with {c} {b} pictures, adults only.|"
+    "Join live {b} chat with {c} {d} tonight, xxx rated, 18+.|"
     "The biggest {a} tube: {c} {b}, {a} {d}, nude webcams and more porn."
 )
 _ADULT_WORDS = {
@@ -89,10 +96,16 @@ def iban(draw: random.Random) -> str:
 
 
 _FIRST = "Anna|Bruno|Clara|David|Elif|Franz|Greta|Hugo|Ida|Jonas|Karin|Luca|Marta|Nils|Olga|Paul|Rosa|Sven|Tara|Yusuf"
-_LAST = "Abend|Brook|Costa|Dahl|Engel|Fuchs|Garcia|Hansen|Ivanov|Jansen|Keller|Lopez|Moreau|Novak|Olsen|Petit|Rossi|Silva|Weber"
+_LAST = (
+    "Abend|Brook|Costa|Dahl|Engel|Fuchs|Garcia|Hansen|Ivanov|Jansen|Keller|Lopez|Moreau|"
+    "Novak|Olsen|Petit|Rossi|Silva|Weber"
+)
 _STREETS = (
     "Mill Lane|Station Road|Hafenweg|Rue du Port|Calle Mayor|Via Roma|Oak Avenue|Church Street|Lindenallee|Harbour Row"
 )
+
+
+_POSTS = ("example.com", "mail.example.org", "post.example.net")
 
 
 def _person(draw: random.Random) -> dict[str, str]:
@@ -106,7 +119,7 @@ def _person(draw: random.Random) -> dict[str, str]:
     )
     return {
         "name": f"{first} {last}",
-        "mail": f"{first}.{last}{number}@{draw.choice(('example.com', 'mail.example.org', 'post.example.net'))}".lower(),
+        "mail": f"{first}.{last}{number}@{draw.choice(_POSTS)}".lower(),
         "phone": draw.choice(phones),
         "address": f"{draw.randint(1, 240)} {draw.choice(_STREETS.split('|'))}, {draw.randint(10000, 99999)}",
         "born": f"{draw.randint(1, 28):02d}.{draw.randint(1, 12):02d}.{draw.randint(1945, 2005)}",
@@ -131,7 +144,8 @@ def personal_data(draw: random.Random) -> tuple[str, tuple[Block, ...]]:
         )
         return title, (opening, Block("list", items=lines))
     texts = [
-        f"{one['name']}, born {one['born']}, lives at {one['address']}; call {one['phone']} or write to {one['mail']}. IBAN {one['iban']}."
+        f"{one['name']}, born {one['born']}, lives at {one['address']}; call {one['phone']} "
+        f"or write to {one['mail']}. IBAN {one['iban']}."
         for one in people
     ]
     return title, (opening, *_paragraphs(*texts))
