@@ -48,12 +48,14 @@ MOJIBAKE = re.compile(
 CONTROL = re.compile("[\ufffd\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 # A capital with an accent inside a word of small letters: half of a two-byte character whose other half is gone.
 _CAPITALS = "".join(letter for letter in map(chr, range(0xC0, 0x250)) if letter.isupper())
+CAPITAL = re.compile(f"[{_CAPITALS}]")
 INNER_CAPITAL = re.compile(f"(?<=[a-zß-öø-ÿ])[{_CAPITALS}](?![A-Z{_CAPITALS}])")
-INNER_QUESTION = re.compile(r"(?<=[a-zß-öø-ÿ])\?(?=[a-zß-öø-ÿ])(?![a-z_]+=)")
+INNER_QUESTION = re.compile(r"\?(?<=[a-zß-öø-ÿ].)(?=[a-zß-öø-ÿ])(?![a-z_]+=)")
 # Latin letters read as UTF-16 one byte off land where the low byte is zero, as one in 256 of real characters does; the
 # ideographic space, 一 and 가 lie there too, and are common.
 _HIGH = [high for high in range(0x21, 0xD8) if high not in (0x30, 0x4E, 0xAC)]
 SHIFTED = re.compile("[" + "".join(chr(high << 8) for high in _HIGH) + "]")
+BEYOND_RUN = re.compile(r"[^\x00-\x7f]+ ?")
 BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 FAR_EAST = re.compile(r"[\u2100-\ud7ff\uf900-\ufaff]")
 NON_LETTER_RUN = re.compile(r"(?<=\w)[¡-¿×÷](?=\w)")
@@ -78,10 +80,16 @@ def bad_share(text: str) -> float:
         return 0.0
     if text.isascii() and text.isprintable():
         return 0.0
-    bad = len(CONTROL.findall(text)) + sum(len(hit) for hit in MOJIBAKE.findall(text))
-    bad += len(INNER_CAPITAL.findall(text)) + len(INNER_QUESTION.findall(text))
-    shifted = len(SHIFTED.findall(text))
-    if shifted > 0.2 * len(FAR_EAST.findall(text)):
+    bad = len(CONTROL.findall(text))
+    # What else is wrong stands between characters beyond ASCII (or a question mark), which most texts have few of.
+    beyond = " ".join(BEYOND_RUN.findall(text))
+    bad += sum(len(hit) for hit in MOJIBAKE.findall(beyond))
+    if CAPITAL.search(beyond):
+        bad += len(INNER_CAPITAL.findall(text))
+    if "?" in text:
+        bad += len(INNER_QUESTION.findall(text))
+    shifted = len(SHIFTED.findall(beyond))
+    if shifted > 0.2 * len(FAR_EAST.findall(beyond)):
         bad += shifted
     return bad / len(text)
 

@@ -19,7 +19,7 @@ DATE = re.compile(
 )
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:\s?[A-Z0-9]{4}){2,7}(?:\s?[A-Z0-9]{1,3})?\b")
 CARD = re.compile(r"(?<![\d.-])\d{4}(?:[ -]?\d{4}){2}[ -]?\d{1,7}(?![\d.-])")
-IPV4 = re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.])")
+IPV4 = re.compile(r"(?<![\d.])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.])")
 NATIONAL = re.compile(r"(?<![\d-])(?:\d{3}-\d{2}-\d{4})(?![\d-])")
 STREET = re.compile(
     r"\b\d{1,5}\s+(?:[A-Z][\w'.-]+\s+){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Way|Court|Ct|Place|Pl)\b"
@@ -36,7 +36,7 @@ def count_personal(text: str) -> dict[str, int]:
     cards = [hit for hit in CARD.findall(text) if luhn(hit)]
     counts["cards"] = len(cards)
     counts["ibans"] = sum(valid_iban(hit) for hit in IBAN.findall(text))
-    counts["ips"] = sum(not hit.startswith(("0.", "127.", "255.", "10.", "192.168.")) for hit in IPV4.findall(text))
+    counts["ips"] = sum(is_public_address(hit) for hit in IPV4.findall(text))
     ids = NATIONAL.findall(text)
     counts["ids"] = len(ids)
     counts["phones"] = sum(is_phone(hit) for hit in PHONE.findall(text) if hit not in cards and hit not in ids)
@@ -50,6 +50,13 @@ def is_phone(hit: str) -> bool:
     if not 8 <= digits <= 15 or DATE.match(hit):
         return False
     return hit[0] in "+(0" or bool(re.match(r"\d{3}[\s.-]\d{3,4}([\s.-]\d{3,4})?$", hit))
+
+
+def is_public_address(hit: str) -> bool:
+    """Whether four numbers are an address of the internet, not a private one or something else with dots."""
+    parts = [int(part) for part in hit.split(".")]
+    private = parts[0] in (0, 10, 127, 255) or parts[:2] == [192, 168] or (parts[0] == 172 and 16 <= parts[1] < 32)
+    return max(parts) < 256 and not private
 
 
 def luhn(number: str) -> bool:

@@ -147,7 +147,9 @@ class _Parser:
                 return self._resync("record ends before its Content-Length", start, final, url)
             return None, False
         after = tail.lstrip(b"\r\n")
-        if after and not ended and not b"WARC/".startswith(after[:5]) and not self.arc:
+        # Rubbish may follow a sound record; but a block that has run over the next record's header is not sound.
+        odd = after and not b"WARC/".startswith(after[:5]) and not self.arc
+        if odd and not (ended and NEXT_WARC.search(buffer, start, start + length) is None):
             return self._resync("record does not end where its Content-Length says", start, final, url)
         record = Record(headers, bytes(buffer[start : start + length]), self.where(), self.parts)
         self.parts += 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fastwarc.warc import ArchiveIterator
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from herdbook.corpus.warc import Loss, Record, read_records
@@ -179,6 +179,7 @@ def test_no_bytes_make_the_reader_raise(tmp_path: Path, data: st.DataObject, com
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(number=st.integers(0, 11), place=st.floats(0, 0.99), length=st.integers(1, 200))
+@example(number=0, place=0.5, length=175)
 def test_bytes_cut_from_a_plain_crawl_cost_at_most_the_records_they_touch(
     tmp_path: Path, number: int, place: float, length: int
 ) -> None:
