@@ -94,12 +94,12 @@ class DefectSettings(Settings):
 def edit_words(draw: random.Random, text: str, edits: int, vocabulary: list[str]) -> str:
     """`text` with exactly `edits` words substituted, inserted or deleted at different places; lines stay lines.
 
-    Raises ValueError when the text has fewer than `edits` + 2 words.
+    No two neighbouring words are changed, so that edits don't melt into one. Raises ValueError when the text is too short.
     """
     lines = [line.split(" ") for line in text.split("\n")]
-    places = [(row, column) for row, line in enumerate(lines) for column in range(len(line))]
-    if len(places) < edits + 2:
-        raise ValueError(f"{len(places)} words are too few for {edits} edits")
+    places = [(row, column) for row, line in enumerate(lines) for column in range(len(line))][draw.randrange(2) :: 2]
+    if len(places) < edits:
+        raise ValueError(f"{len(text.split())} words are too few for {edits} edits")
     # Going from the end to the start keeps earlier places valid.
     for row, column in sorted(draw.sample(places, edits), reverse=True):
         line = lines[row]

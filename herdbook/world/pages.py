@@ -82,9 +82,9 @@ class Planner:
         return [self.pages[index] for index in chosen]
 
     def _elsewhere(self, article: Article) -> str:
-        """Another host of the same language (the same one where there is no other)."""
+        """Another host of the same language (a second one of the same site where there is no other)."""
         others = [host for host in self.hosts[article.language] if host != article.site]
-        return self.draw.choice(others) if others else article.site
+        return self.draw.choice(others) if others else f"www2.{article.site}"
 
     # Good pages with something wrong about them come first: they are the hardest to find articles for.
 
@@ -96,11 +96,11 @@ class Planner:
     def lying_language(self) -> None:
         """Let pages declare another language than theirs, half of them in English (in place)."""
         count = self.settings.pages("lying_language", len(self.articles))
-        foreign = {
-            article.slug
-            for article in [self.articles[i] for i in self.free if self.articles[i].language != "en"][: count // 2]
-        }
-        for page in self._take("lying_language", lambda article: article.slug in foreign or article.language == "en"):
+        free = [self.articles[index] for index in self.free]
+        foreign = [article.slug for article in free if article.language != "en"][: count // 2]
+        english = [article.slug for article in free if article.language == "en"][: count - len(foreign)]
+        chosen = {*foreign, *english}
+        for page in self._take("lying_language", lambda article: article.slug in chosen):
             others = [language for language in filler.LANGUAGES if language != page.article.language]
             page.defect = "lying_language"
             page.declared_language = "en" if page.article.language != "en" else self.draw.choice(others)
@@ -122,6 +122,9 @@ class Planner:
             )
         site = min(untouched, key=lambda name: (abs(len(sites[name]) - count), name))
         self.free = [index for index in self.free if index not in set(sites[site])]
+        for hosts in self.hosts.values():  # nothing else goes there, or the mirror would not be whole
+            if site in hosts:
+                hosts.remove(site)
         host = f"mirror.{site.removeprefix('www.')}"
         for index in sites[site]:
             original = self.pages[index]
@@ -249,7 +252,7 @@ def edited(draw: random.Random, article: Article, rate: float, vocabulary: list[
     heights = [article.blocks[index].text.count("\n") + 1 for index in places]
     edits = max(1, round(rate * len(article.clean_text().split())))
     text = "\n".join(article.blocks[index].text for index in places)
-    edits = min(edits, len(text.split(" ")) - 2)
+    edits = min(edits, len(text.split()) // 2)
     lines = edit_words(draw, text, edits, vocabulary).split("\n")
     blocks = list(article.blocks)
     for index, height in zip(places, heights):
