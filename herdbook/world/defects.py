@@ -94,7 +94,7 @@ class DefectSettings(Settings):
 def edit_words(draw: random.Random, text: str, edits: int, vocabulary: list[str]) -> str:
     """`text` with exactly `edits` words substituted, inserted or deleted at different places; lines stay lines.
 
-    No two neighbouring words are changed, so that edits don't melt into one. Raises ValueError when the text is too short.
+    No two neighbouring words are changed, so that edits don't melt into one. Raises ValueError for too short a text.
     """
     lines = [line.split(" ") for line in text.split("\n")]
     places = [(row, column) for row, line in enumerate(lines) for column in range(len(line))][draw.randrange(2) :: 2]

@@ -54,7 +54,7 @@ class Raw:
 def records(data: bytes) -> Iterator[Raw]:
     """Records of a crawl, member by member, written without any WARC library.
 
-    Members are found by their first ten bytes, which zlib always writes alike; a damaged one is given as far as it goes.
+    Members are found by their first ten bytes, which zlib writes alike; a damaged one is given as far as it goes.
     """
     magic = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
     starts = []
