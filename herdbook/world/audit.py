@@ -3,9 +3,9 @@
 Recall of a kind: of its pages, the share that did not get through. For duplicates: of the copies, the share whose
 cluster kept exactly one member (of visits to one address: the latest). Precision of a kind: of the pages dropped by
 the rules that answer for it, the share rightly dropped by them; pages that ought to go for another reason are left
-out of it, for dropping them is neither a merit of these rules nor a loss. Duplicate rules answer for all members of a
-cluster. Kinds that are good pages have meanings of their own, told at `good_kinds`. A figure that has nothing to
-count is absent.
+out of it, for dropping them is neither a merit of these rules nor a loss. Duplicate rules are wrong
+about a member of a cluster only when they took all of it. Kinds that are good pages have meanings of their own, told
+at `good_kinds`. A figure that has nothing to count is absent.
 """
 
 from __future__ import annotations
@@ -66,12 +66,15 @@ def caught(fate: Fate) -> bool:
 def rule_precision(fates: list[Fate], kind: str, rules: dict[str, tuple[str, ...]]) -> Figure | None:
     """Share of the pages dropped by the kind's rules that these rules are there for; see the module's beginning."""
     mine = {other for other, names in rules.items() if set(names) & set(rules[kind])}
+    copies = {name for other, names in rules.items() if EXPECTED[other] == "deduplicated" for name in names}
     right = wrong = 0
     for fate in fates:
         if fate.kept or not answers(fate.dropped_by, rules[kind]):
             continue
         if EXPECTED[kind] == "deduplicated" and fate.cluster:
-            right, wrong = right + fate.rightly_dropped, wrong + (not fate.rightly_dropped)
+            # A cluster that is gone altogether is the fault of the duplicate rules only when they took all of it.
+            spared = any(page.kept or not answers(page.dropped_by, copies) for page in fate.cluster)
+            right, wrong = right + spared, wrong + (not spared)
         elif fate.defect in mine and EXPECTED[kind] != "deduplicated":
             right += 1
         elif not fate.rightly_dropped:
