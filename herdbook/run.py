@@ -222,7 +222,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _clock(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def _close_attempts(earlier: list[dict[str, Any]], place: Workplace) -> list[dict[str, Any]]:

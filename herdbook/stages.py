@@ -95,7 +95,7 @@ register(
         settings="herdbook.world.settings:WorldSettings",
         function="herdbook.world.crawl:write_world",
         gives="world",
-        headline=("pages", "tokens"),
+        headline=("pages", "articles"),
     )
 )
 register(
@@ -108,6 +108,7 @@ register(
         gives="documents",
         resumes=True,
         either=("pages", "sources"),
+        headline=("documents.read", "documents.kept"),
     )
 )
 register(
@@ -118,6 +119,7 @@ register(
         function="herdbook.world.audit:audit",
         takes={"world": Takes("world"), "documents": Takes("documents")},
         gives="results",
+        headline=("extraction_f1",),
     )
 )
 register(
@@ -169,5 +171,6 @@ register(
         },
         gives="results",
         either=("world", "tokens", "data"),
+        headline=("bits.bits_per_byte", "facts_100.accuracy", "problems_1_2.accuracy", "humaneval.pass_at_1"),
     )
 )
