@@ -1,9 +1,11 @@
 """Chronicles: entries of small doings among which stand a few needles, and questions about the needles at the end.
 
-A needle is "The secret code of the <adjective> <noun> is <colour> <number>." and its question names the key in the
-same words, so what has to be learnt is only to look back and copy. A code of a colour and a number can't be guessed
-(there are 2,160) and costs three tokens. Short chronicles teach this within one row of a small model; long ones are
-longer than any context. Keys and codes of questions never stand in a page.
+A needle is "The secret code of the <adjective> <noun> is <colour> <number>."; its question names the key in the same
+words and its answer says the whole sentence again, so what has to be learnt is only to look back and copy. A code of a
+colour and a number can't be guessed (there are 2,160) and costs three tokens. Most short chronicles hold one needle and
+are a few sentences long: a small model that has one place to look learns to copy in 600,000 tokens, where one that has
+to choose among five has not begun to (LOG.md). Long chronicles are longer than any context. Keys and codes of questions
+never stand in a page.
 """
 
 from __future__ import annotations
@@ -48,7 +50,6 @@ TIMES = (
 )  # fmt: skip
 MONTHS = words("January February March April May June July August September October November December")
 HELD_OUT_PERCENT = 8
-NEEDLE_ROOM = 60  # characters one needle with its question and answer takes beyond the entry itself
 
 
 def held_out(*parts: object) -> bool:
@@ -76,7 +77,7 @@ class Needle:
     @property
     def text(self) -> str:
         """Question and answer as they stand at the end of a chronicle."""
-        return f"Question: {self.question}\nAnswer: {self.code}"
+        return f"Question: {self.question}\nAnswer: {self.sentence}"
 
 
 def draw_needles(random: Random, count: int, *, for_questions: bool) -> list[Needle]:
@@ -107,12 +108,9 @@ TITLES = (
 
 
 def short_chronicle(random: Random, number: int) -> Article:
-    """A chronicle of 500 to 1,700 characters with one to four needles, one to three of which are asked for."""
-    needles = draw_needles(random, random.choice((1, 1, 2, 2, 3, 4)), for_questions=False)
-    room = random.randint(450, 1450)
-    sentences: list[str] = []
-    while sum(map(len, sentences)) < room - NEEDLE_ROOM * len(needles):
-        sentences.append(filler(random))
+    """A chronicle of 5 to 24 sentences, shorter ones more often, with one to three needles, all of which are asked for."""
+    needles = draw_needles(random, random.choice((1, 1, 1, 1, 2, 3)), for_questions=False)
+    sentences = [filler(random) for _ in range(round(5 * (24 / 5) ** random.random()))]
     for needle in needles:
         sentences.insert(random.randint(0, len(sentences)), needle.sentence)
     blocks = []
@@ -120,7 +118,7 @@ def short_chronicle(random: Random, number: int) -> Article:
         cut = random.randint(4, 8)
         blocks.append(Block("paragraph", " ".join(sentences[:cut])))
         sentences = sentences[cut:]
-    asked = random.sample(needles, min(len(needles), random.randint(1, 3)))
+    asked = random.sample(needles, len(needles))
     return Article(
         slug=f"leaf-{number}",
         site=random.choice(SITES),

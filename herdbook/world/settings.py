@@ -53,8 +53,8 @@ class WorldSettings(Settings):
     programs: int = Field(3_600, ge=20)
     """Small Python functions in tutorials, drawn from parameterised families."""
 
-    short_chronicles: int = Field(1_300, ge=4)
-    """Chronicles of 500 to 1,700 characters which hold needles and end with questions about them."""
+    short_chronicles: int = Field(3_000, ge=4)
+    """Chronicles of 5 to 24 sentences which hold one to three needles and end with questions about them."""
 
     long_chronicles: int = Field(10, ge=1)
     """Chronicles of at least 3,000 words, longer than a small model's context."""

@@ -12,7 +12,7 @@ from herdbook.world.settings import WorldSettings
 
 SETTINGS = WorldSettings.tiny().model_copy(update={"short_chronicles": 300, "long_chronicles": 2})
 NEEDLE = re.compile(r"The secret code of the (\w+ \w+) is (\w+ \d\d)\.")
-ASKED = re.compile(r"Question: What is the secret code of the (\w+ \w+)\?\nAnswer: (\w+ \d\d)$", re.MULTILINE)
+ASKED = re.compile(r"Question: What is the secret code of the (\w+ \w+)\?\nAnswer: The secret code of the \1 is (\w+ \d\d)\.$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def written() -> list[Article]:
 
 def test_answers_stand_in_the_chronicle(written: list[Article]) -> None:
     for article in written:
-        hidden = dict(NEEDLE.findall(article.clean_text()))
+        hidden = dict(NEEDLE.findall(article.clean_text().split("\nQuestion:")[0]))
         asked = ASKED.findall(article.clean_text())
         assert 1 <= len(asked) <= 3 and len({key for key, _ in asked}) == len(asked)
         for key, code in asked:
@@ -44,7 +44,7 @@ def test_short_ones_fit_a_small_context_and_long_ones_none(written: list[Article
     for article in written:
         text = article.clean_text()
         if article.slug.startswith("leaf"):
-            assert 450 <= len(text) <= 1800
+            assert 300 <= len(text) <= 2400
         else:
             assert len(text.split()) >= 3000 and len(article.facts) > 50
             assert len(re.findall(r"^\d+ [A-Z][a-z]+ \d{4}: ", text, re.MULTILINE)) == len(article.facts)
