@@ -33,17 +33,34 @@ COLOURS = words(
     "red blue green black white brown grey pink purple orange yellow gold silver iron copper bronze steel tin ruby "
     "jade amber pearl coral ivory"
 )
-PEOPLE = words("miller smith teacher farmer baker shepherd weaver carpenter doctor fisher hunter gardener clerk mason")
-DEEDS = (
-    "swept the yard", "mended a fence", "carried water", "cut the hay", "sold a goat", "fed the hens", "told a story",
-    "painted a door", "lost a shoe", "found a button", "baked six loaves", "wrote a letter", "fixed the roof",
-    "slept until noon", "sang in the street", "repaired a cart", "planted onions", "counted the sheep",
-    "bought a rope", "cleaned the stove", "visited a friend", "picked plums", "chopped wood", "watched the rain",
-)  # fmt: skip
-PLACES = (
-    "near the river", "behind the church", "on the hill", "in the village", "by the road", "under the old oak",
-    "at the pond", "in the valley", "beside the wall", "at home",
-)  # fmt: skip
+PEOPLE = words(
+    "miller smith teacher farmer baker shepherd weaver carpenter doctor fisher hunter gardener clerk mason tailor cobbler "
+    "tanner potter glazier roofer cooper brewer butcher grocer barber saddler printer painter joiner tinker pedlar "
+    "sailor soldier judge priest sexton midwife nurse widow stranger traveller"
+)
+DEEDS = tuple(
+    f"{verb} {thing}"
+    for verbs, things in (
+        ("swept scrubbed painted measured", "the yard;the floor;the stairs;the loft;the porch;the hall"),
+        ("mended repaired broke carried", "a fence;a cart;a ladder;a basket;a saddle;a wheel;a chair;a kettle;a pump"),
+        ("sold bought found lost", "a goat;a shoe;a button;a rope;a lantern;a spoon;a purse;a hammer;a mirror;a drum"),
+        ("planted picked washed cooked", "onions;plums;beans;cabbages;turnips;cherries;leeks;mushrooms;nettles"),
+        ("fed counted chased painted", "the hens;the sheep;the geese;the pigeons;the rabbits;the calves"),
+        ("wrote read burned hid", "a letter;a diary;a poem;a recipe;a will;a contract;a song"),
+        ("chopped stacked hauled split", "wood;stones;bricks;planks;barrels;sacks;peat"),
+        (
+            "visited fetched greeted helped",
+            "a friend;an uncle;a cousin;the neighbours;the children;a pilgrim;the mayor",
+        ),
+    )
+    for verb in verbs.split()
+    for thing in things.split(";")
+) + ("slept until noon", "sang in the street", "told a story", "watched the rain", "danced all night", "fell ill")
+PLACES = tuple(
+    f"{where} the {place}"
+    for where in ("near", "behind", "beside")
+    for place in words("river church hill oak pond wall road inn bakehouse smithy ditch hedge fountain graveyard")
+) + ("in the village", "in the valley", "at home", "at sunrise", "without a word", "in great haste", "as always")
 TIMES = (
     "On Monday", "On Tuesday", "On Wednesday", "On Thursday", "On Friday", "On Saturday", "On Sunday", "In the morning",
     "At noon", "In the evening", "At night", "The next day", "A week later", "In spring", "In autumn", "After the rain",
