@@ -125,9 +125,9 @@ TITLES = (
 
 
 def short_chronicle(random: Random, number: int) -> Article:
-    """A chronicle of 5 to 24 sentences, shorter ones more often, with one to three needles, all of which are asked for."""
+    """A chronicle of 4 to 20 sentences, shorter ones more often, with one to three needles, all of which are asked for."""
     needles = draw_needles(random, random.choice((1, 1, 1, 1, 2, 3)), for_questions=False)
-    sentences = [filler(random) for _ in range(round(5 * (24 / 5) ** random.random()))]
+    sentences = [filler(random) for _ in range(round(4 * (20 / 4) ** random.random()))]
     for needle in needles:
         sentences.insert(random.randint(0, len(sentences)), needle.sentence)
     blocks = []

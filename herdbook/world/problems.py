@@ -3,7 +3,7 @@
 A problem is a start, some events and a question, so that a longer problem is made of the same sentences as a short
 one. Numbers stay small: what is tested is reading and chaining steps, not long arithmetic. A problem's key is its story
 and its numbers; keys are split between pages and questions by a hash, so a held-out problem's numbers never stand in a
-page in the same story, whatever the name.
+page in the same story, whatever the name. Worksheets begin with plain sums, as the tables are learnt in school.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ LARGEST = 60
 HELD_OUT_PERCENT = 8
 STEP_SHARES = (0.44, 0.36, 0.12, 0.08)
 """Share of worksheet problems with one, two, three and four steps."""
+SUMS = 20
+"""Plain sums at the head of each worksheet: the cheapest way to tell a sum once more."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,15 @@ OPENINGS = (
 )
 
 
+def warm_up(random: Random) -> str:
+    """Plain sums to begin a sheet with: the tables that the worked steps are made of."""
+    sums = []
+    for _ in range(SUMS):
+        start, [(sign, number)], result = draw_numbers(random, 1)
+        sums.append(f"{start} {sign} {number} = {result}.")
+    return " ".join(["Warm up:", *sums])
+
+
 def worksheets(settings: WorldSettings) -> Iterator[Article]:
     """Articles of eight to twelve problems with worked answers."""
     random = part_random(settings.seed, "worksheets")
@@ -194,7 +205,7 @@ def worksheets(settings: WorldSettings) -> Iterator[Article]:
     while at < len(problems):
         sheet = problems[at : at + random.randint(8, 12)]
         at, number = at + len(sheet), number + 1
-        opening = fill(random, random.choice(OPENINGS))
+        opening = f"{fill(random, random.choice(OPENINGS))} {warm_up(random)}"
         yield Article(
             slug=f"worksheet-{number}",
             site=random.choice(SITES),

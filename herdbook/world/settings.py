@@ -26,13 +26,13 @@ class WorldSettings(Settings):
     seed: int = 1
     """Seed of everything; the same settings always give the same world."""
 
-    people: int = Field(120, ge=6)
+    people: int = Field(96, ge=6)
     """Invented people with five attributes each; a sixth of them is told 100 times, a third 10 times, the rest once."""
 
-    places: int = Field(120, ge=6)
+    places: int = Field(96, ge=6)
     """Invented places with four attributes each, in the same three exposure groups."""
 
-    animals: int = Field(120, ge=6)
+    animals: int = Field(96, ge=6)
     """Invented animals with four attributes each and, but for founders, a sire and a dam."""
 
     language_facts: int = Field(120, ge=1)
@@ -41,7 +41,7 @@ class WorldSettings(Settings):
     language_problems: int = Field(700, ge=10)
     """Word problems of one and two steps in each of these languages."""
 
-    problems: int = Field(18_000, ge=40)
+    problems: int = Field(11_500, ge=40)
     """English word problems of one to four steps in worksheets, with worked steps."""
 
     math_articles: int = Field(150, ge=1)
@@ -50,11 +50,11 @@ class WorldSettings(Settings):
     quizzes: int = Field(120, ge=1)
     """Articles of four-choice questions with letters A to D, about skills rather than facts."""
 
-    programs: int = Field(3_600, ge=20)
+    programs: int = Field(3_000, ge=20)
     """Small Python functions in tutorials, drawn from parameterised families."""
 
-    short_chronicles: int = Field(3_000, ge=4)
-    """Chronicles of 5 to 24 sentences which hold one to three needles and end with questions about them."""
+    short_chronicles: int = Field(3_600, ge=4)
+    """Chronicles of 4 to 20 sentences which hold one to three needles and end with questions about them."""
 
     long_chronicles: int = Field(10, ge=1)
     """Chronicles of at least 3,000 words, longer than a small model's context."""

@@ -75,6 +75,13 @@ def test_worksheets_hold_every_problem_once_as_lines() -> None:
         assert question.startswith("Question: ") and answer.startswith("Answer: ")
 
 
+def test_warm_up_sums_are_right() -> None:
+    for sheet in worksheets(TINY):
+        sums = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)\.", sheet.blocks[0].text)
+        assert sheet.blocks[0].kind == "paragraph" and len(sums) >= 10
+        assert all(evaluate(int(left), sign, int(right)) == int(result) for left, sign, right, result in sums)
+
+
 def test_most_problems_have_one_or_two_steps() -> None:
     steps = Counter(problem.steps for problem in page_problems(WorldSettings(problems=2000)))
     assert steps[1] + steps[2] > 1400 and min(steps[3], steps[4]) > 80
