@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 .PHONY: demo test test-slow lint format bench docs clean
 
 demo: $(VENV)/.core
-	$(BIN)/herdbook run recipes/laptop.yaml --book books/demo
+	$(BIN)/herdbook run recipes/laptop.yaml
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -38,29 +38,35 @@ PEOPLE = words(
     "tanner potter glazier roofer cooper brewer butcher grocer barber saddler printer painter joiner tinker pedlar "
     "sailor soldier judge priest sexton midwife nurse widow stranger traveller"
 )
-DEEDS = tuple(
-    f"{verb} {thing}"
-    for verbs, things in (
-        ("swept scrubbed painted measured", "the yard;the floor;the stairs;the loft;the porch;the hall"),
-        ("mended repaired broke carried", "a fence;a cart;a ladder;a basket;a saddle;a wheel;a chair;a kettle;a pump"),
-        ("sold bought found lost", "a goat;a shoe;a button;a rope;a lantern;a spoon;a purse;a hammer;a mirror;a drum"),
-        ("planted picked washed cooked", "onions;plums;beans;cabbages;turnips;cherries;leeks;mushrooms;nettles"),
-        ("fed counted chased painted", "the hens;the sheep;the geese;the pigeons;the rabbits;the calves"),
-        ("wrote read burned hid", "a letter;a diary;a poem;a recipe;a will;a contract;a song"),
-        ("chopped stacked hauled split", "wood;stones;bricks;planks;barrels;sacks;peat"),
-        (
-            "visited fetched greeted helped",
-            "a friend;an uncle;a cousin;the neighbours;the children;a pilgrim;the mayor",
-        ),
-    )
-    for verb in verbs.split()
-    for thing in things.split(";")
-) + ("slept until noon", "sang in the street", "told a story", "watched the rain", "danced all night", "fell ill")
-PLACES = tuple(
-    f"{where} the {place}"
-    for where in ("near", "behind", "beside")
-    for place in words("river church hill oak pond wall road inn bakehouse smithy ditch hedge fountain graveyard")
-) + ("in the village", "in the valley", "at home", "at sunrise", "without a word", "in great haste", "as always")
+DEEDS = (
+    *(
+        f"{verb} {thing}"
+        for verbs, things in (
+            ("swept scrubbed painted measured", "the yard;the floor;the stairs;the loft;the porch;the hall"),
+            (
+                "mended repaired broke carried",
+                "a fence;a cart;a ladder;a basket;a saddle;a wheel;a chair;a kettle;a pump",
+            ),
+            ("sold bought found lost", "a goat;a shoe;a button;a rope;a lantern;a spoon;a purse;a hammer;a drum"),
+            ("planted picked washed cooked", "onions;plums;beans;cabbages;turnips;cherries;leeks;mushrooms;nettles"),
+            ("fed counted chased painted", "the hens;the sheep;the geese;the pigeons;the rabbits;the calves"),
+            ("wrote read burned hid", "a letter;a diary;a poem;a recipe;a will;a contract;a song"),
+            ("chopped stacked hauled split", "wood;stones;bricks;planks;barrels;sacks;peat"),
+            ("visited fetched greeted helped", "a friend;an uncle;a cousin;the neighbours;the children;a pilgrim"),
+        )
+        for verb in verbs.split()
+        for thing in things.split(";")
+    ),
+    *("slept until noon", "sang in the street", "told a story", "watched the rain", "danced all night", "fell ill"),
+)
+PLACES = (
+    *(
+        f"{where} the {place}"
+        for where in ("near", "behind", "beside")
+        for place in words("river church hill oak pond wall road inn bakehouse smithy ditch hedge fountain graveyard")
+    ),
+    *("in the village", "in the valley", "at home", "at sunrise", "without a word", "in great haste", "as always"),
+)
 TIMES = (
     "On Monday", "On Tuesday", "On Wednesday", "On Thursday", "On Friday", "On Saturday", "On Sunday", "In the morning",
     "At noon", "In the evening", "At night", "The next day", "A week later", "In spring", "In autumn", "After the rain",
@@ -125,7 +131,7 @@ TITLES = (
 
 
 def short_chronicle(random: Random, number: int) -> Article:
-    """A chronicle of 4 to 20 sentences, shorter ones more often, with one to three needles, all of which are asked for."""
+    """A chronicle of 4 to 20 sentences, shorter ones more often, with one to three needles, all of them asked for."""
     needles = draw_needles(random, random.choice((1, 1, 1, 1, 2, 3)), for_questions=False)
     sentences = [filler(random) for _ in range(round(4 * (20 / 4) ** random.random()))]
     for needle in needles:
