@@ -35,8 +35,8 @@ COLOURS = words(
 )
 PEOPLE = words(
     "miller smith teacher farmer baker shepherd weaver carpenter doctor fisher hunter gardener clerk mason tailor "
-    "cobbler tanner potter glazier roofer cooper brewer butcher grocer barber saddler printer painter joiner tinker pedlar "
-    "sailor soldier judge priest sexton midwife nurse widow stranger traveller"
+    "cobbler tanner potter glazier roofer cooper brewer butcher grocer barber saddler printer painter joiner tinker "
+    "pedlar sailor soldier judge priest sexton midwife nurse widow stranger traveller"
 )
 DEEDS = (
     *(
