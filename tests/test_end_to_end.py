@@ -47,6 +47,12 @@ def said(book: Path) -> str:
     return herdbook(book, "run", str(RECIPE), *TINY)
 
 
+def entry_folder(book: Path, stage: str) -> Path:
+    """The stage's only entry; the exam of a model is called after it, but with more letters."""
+    (found,) = book.glob(f"{stage}-{'[0-9a-f]' * 12}")
+    return found
+
+
 def herdbook(book: Path, *words: str, typed: str = "") -> str:
     command = [sys.executable, "-m", "herdbook.cli", *words]
     environment = {**os.environ, "HERDBOOK_BOOK": str(book), "OMP_NUM_THREADS": "1"}
@@ -88,7 +94,7 @@ def test_the_model_answers_in_the_terminal(said: str, book: Path) -> None:
 def test_the_model_is_examined_on_its_own_worlds_questions(said: str, book: Path) -> None:
     table = herdbook(book, "evaluate", "base", "--tasks", "facts", "--limit", "3")
     assert "facts" in table and "kept as base-exam-" in table
-    folder = next(book.glob("base-*")) / "model"
+    folder = entry_folder(book, "base") / "model"
     questions = next(book.glob("world-*")) / "questions"
     assert "facts" in herdbook(
         book, "evaluate", str(folder), "--tasks", "facts", "--limit", "3", "--data", str(questions)
@@ -113,7 +119,7 @@ def test_transformers_loads_what_was_raised_and_agrees(said: str, book: Path) ->
     from herdbook.model.huggingface import load_model
     from herdbook.tokens.tokenizer import Tokenizer
 
-    folder = next(book.glob("base-*")) / "model"
+    folder = entry_folder(book, "base") / "model"
     text = "Héllo, world 1234!\n\tdef f(x):  return x  # 日本\n"
     ours, theirs = Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
     ids = ours.encode(text)
@@ -128,5 +134,5 @@ def test_transformers_loads_what_was_raised_and_agrees(said: str, book: Path) ->
 
 def test_every_entry_says_what_it_is(said: str, book: Path) -> None:
     for stage in STAGES:
-        told = json.loads((next(book.glob(f"{stage}-[0-9a-f]*")) / "entry.json").read_text())
+        told = json.loads((entry_folder(book, stage) / "entry.json").read_text())
         assert told["stage"] == stage and told["metrics"] and told["seconds"] > 0 and told["energy"]

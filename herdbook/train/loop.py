@@ -246,7 +246,8 @@ class Run:
         self.checkpoints.save(self.step, self.state(), run)
 
     def close(self) -> None:
-        """Let go of files and threads."""
+        """Let go of files and threads, and give the caller's arithmetic its smallest numbers back."""
+        torch.set_flush_denormal(False)
         if self.metrics is not None:
             self.metrics.close()
         self.checkpoints.close()
