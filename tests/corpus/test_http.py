@@ -84,7 +84,15 @@ def test_a_body_that_is_not_what_its_header_says_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [b"", b"HTTP/1.1", b"HTTP/1.1 abc\r\n\r\n", b"\xff\xfe", b"HTTP/1.1 200 OK\nContent-Type: a\n\nbody"]
+    ("block", "status", "body"),
+    [
+        (b"", 200, b""),
+        (b"HTTP/1.1", 0, b""),
+        (b"HTTP/1.1 abc\r\n\r\n", 0, b""),
+        (b"\xff\xfe", 200, b"\xff\xfe"),
+        (b"HTTP/1.1 200 OK\nContent-Type: a\n\nbody", 200, b"body"),
+    ],
 )
-def test_odd_responses_do_not_raise(block: bytes) -> None:
-    parse_response(block, 1000)
+def test_odd_responses_are_read_as_far_as_they_go(block: bytes, status: int, body: bytes) -> None:
+    found = parse_response(block, 1000)
+    assert (found.status, found.body) == (status, body)
