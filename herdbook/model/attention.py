@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from herdbook.model import cpu_attention
 from herdbook.model.cache import CacheFill, CacheStep
 from herdbook.model.config import ModelConfig
 from herdbook.model.documents import Documents
@@ -69,9 +70,14 @@ def attend(
     documents: Documents | None,
 ) -> Tensor:  # (B, T, H, D)
     """Causal attention within documents, by the fastest exact way the device has."""
+    cpu = query.device.type == "cpu"
+    learns = torch.is_grad_enabled() and query.requires_grad
+    if cpu and learns and documents is not None and documents.longest <= cpu_attention.LONGEST:
+        flat_query, flat_key, flat_value = (x.flatten(0, 1) for x in (query, key, value))
+        return cpu_attention.per_document(flat_query, flat_key, flat_value, documents.lengths).view(query.shape)
     if documents is None or documents.whole_rows:
         return _causal(query, key, value)
-    if query.device.type == "cpu":
+    if cpu:
         return _per_document(query, key, value, documents)
     if varlen_attn is not None and query.dtype in (torch.bfloat16, torch.float16):
         return _variable_length(varlen_attn, query, key, value, documents)

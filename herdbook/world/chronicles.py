@@ -2,10 +2,9 @@
 
 A needle is "The secret code of the <adjective> <noun> is <colour> <number>."; its question names the key in the same
 words and its answer says the whole sentence again, so what has to be learnt is only to look back and copy. A code of a
-colour and a number can't be guessed (there are 2,160) and costs three tokens. Most short chronicles hold one needle and
-are a few sentences long: a small model that has one place to look learns to copy in 600,000 tokens, where one that has
-to choose among five has not begun to (LOG.md). Long chronicles are longer than any context. Keys and codes of questions
-never stand in a page.
+colour and a number can't be guessed (there are 2,160). An answer is a dozen copied tokens in a page, too few for a small
+model to begin copying at all, so people also read some sentences of the page again (LOG.md). Long chronicles are longer
+than any context. Keys and codes of questions never stand in a page.
 """
 
 from __future__ import annotations
@@ -103,16 +102,46 @@ class Needle:
         return f"Question: {self.question}\nAnswer: {self.sentence}"
 
 
-def draw_needles(random: Random, count: int, *, for_questions: bool) -> list[Needle]:
-    """Needles with different nouns and different codes, all kept for questions or all free for pages."""
-    needles: list[Needle] = []
-    while len(needles) < count:
-        adjective, noun = random.choice(ADJECTIVES), random.choice(NOUNS)
+def draw_code(random: Random, *, for_questions: bool) -> str:
+    """A colour and a number, kept for questions or free for pages."""
+    while True:
         code = f"{random.choice(COLOURS)} {random.randint(10, 99)}"
-        new = all(noun != n.noun and code != n.code for n in needles)
-        if new and held_out(adjective, noun) is held_out(code) is for_questions:
-            needles.append(Needle(adjective, noun, code))
-    return needles
+        if held_out(code) is for_questions:
+            return code
+
+
+def question_needle(random: Random) -> Needle:
+    """A needle whose key and code stand in no page."""
+    while True:
+        adjective, noun = random.choice(ADJECTIVES), random.choice(NOUNS)
+        if held_out(adjective, noun):
+            return Needle(adjective, noun, draw_code(random, for_questions=True))
+
+
+class NeedleDeck:
+    """Needles for pages. Keys are dealt like cards, so that none, and thus no question, stands in many pages more than
+    another: curation would take its line for boilerplate."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.keys: list[tuple[str, str]] = []
+
+    def draw(self, count: int) -> list[Needle]:
+        """Needles with different nouns and different codes."""
+        needles: list[Needle] = []
+        while len(needles) < count:
+            code = draw_code(self.random, for_questions=False)
+            if all(code != needle.code for needle in needles):
+                needles.append(Needle(*self._key({needle.noun for needle in needles}), code))
+        return needles
+
+    def _key(self, nouns: set[str]) -> tuple[str, str]:
+        if all(noun in nouns for _, noun in self.keys):
+            fresh = [(a, n) for a in ADJECTIVES for n in NOUNS if not held_out(a, n)]
+            self.random.shuffle(fresh)
+            self.keys = fresh + self.keys  # dealt from the end: what is left over comes first
+        at = next(at for at in range(len(self.keys) - 1, -1, -1) if self.keys[at][1] not in nouns)
+        return self.keys.pop(at)
 
 
 def filler(random: Random) -> str:
@@ -130,10 +159,24 @@ TITLES = (
 )  # fmt: skip
 
 
-def short_chronicle(random: Random, number: int) -> Article:
-    """A chronicle of 4 to 20 sentences, shorter ones more often, with one to three needles, all of them asked for."""
-    needles = draw_needles(random, random.choice((1, 1, 1, 1, 2, 3)), for_questions=False)
-    sentences = [filler(random) for _ in range(round(4 * (20 / 4) ** random.random()))]
+READERS = ("{Who} read again:", "{Who} read it once more:", "And {who} said again:", "{Who} copied this into the book:")
+
+
+def read_again(random: Random, sentences: list[str]) -> None:
+    """Put in a sentence that says a fifth of the sentences again, word for word, anywhere after them."""
+    count = max(2, len(sentences) // 5)
+    first = random.randint(0, len(sentences) - count)
+    who = f"the {random.choice(PEOPLE)}"
+    opening = random.choice(READERS).format(who=who, Who=who[0].upper() + who[1:])
+    again = " ".join([opening, *sentences[first : first + count]])
+    sentences.insert(random.randint(first + count, len(sentences)), again)
+
+
+def short_chronicle(random: Random, deck: NeedleDeck, number: int) -> Article:
+    """A chronicle of 4 to 28 sentences, shorter ones more often, with one to three needles, all of them asked for."""
+    needles = deck.draw(random.choice((1, 1, 1, 1, 2, 3)))
+    sentences = [filler(random) for _ in range(round(4 * (28 / 4) ** random.random()))]
+    read_again(random, sentences)
     for needle in needles:
         sentences.insert(random.randint(0, len(sentences)), needle.sentence)
     blocks = []
@@ -167,11 +210,11 @@ EVENTS = (
 )
 
 
-def long_chronicle(random: Random, number: int) -> Article:
+def long_chronicle(random: Random, deck: NeedleDeck, number: int) -> Article:
     """Dated entries about towns that stand nowhere else, 3,000 words or more, with needles and questions about them."""
     names = NameMaker(random)
     towns, people = names.draw_many("place", 6), names.draw_many("last", 8)
-    needles = draw_needles(random, 6, for_questions=False)
+    needles = deck.draw(6)
     entries: list[str] = []
     year, length, facts = random.randint(1400, 1700), 0, []
     while length < 3_000:
@@ -202,15 +245,17 @@ def long_chronicle(random: Random, number: int) -> Article:
 def chronicles(settings: WorldSettings) -> Iterator[Article]:
     """All short chronicles, then the long ones."""
     random = part_random(settings.seed, "short chronicles")
+    deck = NeedleDeck(random)
     for number in range(1, settings.short_chronicles + 1):
-        yield short_chronicle(random, number)
+        yield short_chronicle(random, deck, number)
     random = part_random(settings.seed, "long chronicles")
+    deck = NeedleDeck(random)
     for number in range(1, settings.long_chronicles + 1):
-        yield long_chronicle(random, number)
+        yield long_chronicle(random, deck, number)
 
 
 def question_needles(settings: WorldSettings, count: int) -> Iterator[tuple[Needle, list[str]]]:
     """Held-out needles, each with 400 sentences of filler to hide it in."""
     random = part_random(settings.seed, "needle questions")
     for _ in range(count):
-        yield draw_needles(random, 1, for_questions=True)[0], [filler(random) for _ in range(400)]
+        yield question_needle(random), [filler(random) for _ in range(400)]

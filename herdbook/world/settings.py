@@ -54,7 +54,7 @@ class WorldSettings(Settings):
     """Small Python functions in tutorials, drawn from parameterised families."""
 
     short_chronicles: int = Field(3_600, ge=4)
-    """Chronicles of 4 to 20 sentences which hold one to three needles and end with questions about them."""
+    """Chronicles of 4 to 28 sentences which hold one to three needles and end with questions about them."""
 
     long_chronicles: int = Field(10, ge=1)
     """Chronicles of at least 3,000 words, longer than a small model's context."""
