@@ -2,9 +2,9 @@
 
 A needle is "The secret code of the <adjective> <noun> is <colour> <number>."; its question names the key in the same
 words and its answer says the whole sentence again, so what has to be learnt is only to look back and copy. A code of a
-colour and a number can't be guessed (there are 2,160). An answer is a dozen copied tokens in a page, too few for a small
-model to begin copying at all, so people also read some sentences of the page again (LOG.md). Long chronicles are longer
-than any context. Keys and codes of questions never stand in a page.
+colour and a number can't be guessed (there are 2,160). An answer is but a dozen copied tokens in a page, too few for a
+small model to begin copying at all, so people also read some sentences of the page again (LOG.md). Long chronicles are
+longer than any context. Keys and codes of questions never stand in a page.
 """
 
 from __future__ import annotations
