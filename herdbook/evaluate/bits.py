@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PRESET = 9 | lzma.PRESET_EXTREME
 DICTIONARY = 64 << 20  # of xz -9
-LOGITS_AT_ONCE = 1 << 25
+LOGITS_AT_ONCE = 1 << 21  # 8 MiB: more falls out of cache
 TOKENS_AT_ONCE = 8192
 
 

@@ -43,7 +43,7 @@ class Article:
     title: str
     language: str  # ISO 639-1
     topic: Topic
-    genre: str  # one of genres.py's eight, or worksheet, quiz, lesson, tutorial, chronicle, dictation
+    genre: str  # one of genres.py's eight, or worksheet, quiz, lesson, tutorial, chronicle
     blocks: tuple[Block, ...]
     facts: tuple[str, ...] = ()  # ids of the facts told; "id@de" where told in another language than English
 

@@ -1,10 +1,10 @@
 """Chronicles: entries of small doings among which stand a few needles, and questions about the needles at the end.
 
-A needle is "The secret code of the <adjective> <noun> is <colour> <number>."; its question names the key in the same
-words and its answer says the whole sentence again, so what has to be learnt is only to look back and copy. A code of a
-colour and a number can't be guessed (there are 2,160). An answer is but a dozen copied tokens in a page, too few for a
-small model to begin copying at all, so people also read some sentences of the page again (LOG.md). Long chronicles are
-longer than any context. Keys and codes of questions never stand in a page.
+A needle is "The secret code of the <adjective> <noun> is <number>-<number>."; its question names the key in the same
+words and its answer says the whole sentence again, so what has to be learnt is only to look back and copy. A code can't
+be guessed (there are 8,100). Codes are numbers because worksheets teach a small model to copy numbers; with a colour in
+the code it copied the number alone (LOG.md). People also read some sentences of the page again, which is copying too.
+Long chronicles are longer than any context. Keys and codes of questions never stand in a page.
 """
 
 from __future__ import annotations
@@ -27,10 +27,6 @@ ADJECTIVES = words(
 NOUNS = words(
     "tower gate bridge well barn mill chapel cellar garden stable harbour market tunnel castle cottage lighthouse "
     "library kitchen workshop attic meadow orchard quarry forge cabin shed vault ferry station school bakery museum"
-)
-COLOURS = words(
-    "red blue green black white brown grey pink purple orange yellow gold silver iron copper bronze steel tin ruby "
-    "jade amber pearl coral ivory"
 )
 PEOPLE = words(
     "miller smith teacher farmer baker shepherd weaver carpenter doctor fisher hunter gardener clerk mason tailor "
@@ -103,9 +99,9 @@ class Needle:
 
 
 def draw_code(random: Random, *, for_questions: bool) -> str:
-    """A colour and a number, kept for questions or free for pages."""
+    """Two numbers, kept for questions or free for pages."""
     while True:
-        code = f"{random.choice(COLOURS)} {random.randint(10, 99)}"
+        code = f"{random.randint(10, 99)}-{random.randint(10, 99)}"
         if held_out(code) is for_questions:
             return code
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from herdbook.world.article import Article
 from herdbook.world.chronicles import chronicles
-from herdbook.world.dictations import dictations
 from herdbook.world.facts import make_register
 from herdbook.world.languages import language_articles
 from herdbook.world.lessons import lessons, quizzes
@@ -23,7 +22,6 @@ def articles(settings: WorldSettings) -> Iterator[Article]:
     yield from worksheets(settings)
     yield from tutorials(settings)
     yield from chronicles(settings)
-    yield from dictations(settings)
     yield from language_articles(settings, register)
     yield from lessons(settings)
     yield from quizzes(settings)

@@ -56,9 +56,6 @@ class WorldSettings(Settings):
     short_chronicles: int = Field(3_300, ge=4)
     """Chronicles of 4 to 28 sentences which hold one to three needles and end with questions about them."""
 
-    dictations: int = Field(1_000, ge=2)
-    """Pages on which lists of things and codes are called out and written down again."""
-
     long_chronicles: int = Field(10, ge=1)
     """Chronicles of at least 3,000 words, longer than a small model's context."""
 
@@ -73,6 +70,6 @@ class WorldSettings(Settings):
         """A world with some of everything in it, for tests."""
         return cls(
             seed=seed, people=6, places=6, animals=6, language_facts=6, language_problems=20, problems=120,
-            math_articles=4, quizzes=3, programs=40, short_chronicles=12, dictations=8, long_chronicles=1,
+            math_articles=4, quizzes=3, programs=40, short_chronicles=12, long_chronicles=1,
             questions=0.1,
         )  # fmt: skip

@@ -11,9 +11,9 @@ from herdbook.world.chronicles import chronicles, question_needles
 from herdbook.world.settings import WorldSettings
 
 SETTINGS = WorldSettings.tiny().model_copy(update={"short_chronicles": 300, "long_chronicles": 2})
-NEEDLE = re.compile(r"The secret code of the (\w+ \w+) is (\w+ \d\d)\.")
+NEEDLE = re.compile(r"The secret code of the (\w+ \w+) is (\d\d-\d\d)\.")
 ASKED = re.compile(
-    r"Question: What is the secret code of the (\w+ \w+)\?\nAnswer: The secret code of the \1 is (\w+ \d\d)\.$",
+    r"Question: What is the secret code of the (\w+ \w+)\?\nAnswer: The secret code of the \1 is (\d\d-\d\d)\.$",
     re.MULTILINE,
 )
 
