@@ -22,7 +22,7 @@ LARGEST = 60
 HELD_OUT_PERCENT = 8
 STEP_SHARES = (0.44, 0.36, 0.12, 0.08)
 """Share of worksheet problems with one, two, three and four steps."""
-SUMS = 30
+SUMS = 20
 """Plain sums at the head of each worksheet: the cheapest way to tell a sum once more."""
 
 
