@@ -66,6 +66,15 @@ class ModelConfig(Settings):
     tied_embeddings: bool = False
     """Whether the output head shares the embedding's weight."""
 
+    experts: int = Field(default=0, ge=0)
+    """Feed-forwards of each block from which a router chooses (Mixtral: 8); 0 is a dense model."""
+
+    experts_per_token: int = Field(default=2, gt=0)
+    """How many of the experts work on each token (Mixtral: 2)."""
+
+    router_loss: float = Field(default=0.01, ge=0)
+    """Weight of the loss that spreads the tokens over the experts."""
+
     @model_validator(mode="after")
     def _shape_fits(self) -> ModelConfig:
         if self.heads % self.kv_heads:
@@ -73,6 +82,8 @@ class ModelConfig(Settings):
                 f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}; "
                 "every key/value head serves equally many query heads"
             )
+        if 0 < self.experts < self.experts_per_token:
+            raise UserError(f"experts={self.experts} is less than experts_per_token={self.experts_per_token}")
         if self.head_dim is None and self.dim % self.heads:
             raise UserError(f"dim={self.dim} is not a multiple of heads={self.heads}; change one or give head_dim")
         if self.head_width % 2:
@@ -85,15 +96,22 @@ class ModelConfig(Settings):
         return self.head_dim or self.dim // self.heads
 
     def matmul_parameters(self) -> int:
-        """Weights every token is multiplied with: the blocks' matrices and the head, not the embedding's look-up."""
+        """Weights every token is multiplied with: the blocks' matrices and the head, not the embedding's look-up.
+
+        Of a mixture, the router and the experts that a token is sent to.
+        """
+        active = min(self.experts_per_token, self.experts) if self.experts else 1
+        return self.layers * self._block_parameters(active) + self.dim * self.vocab_size
+
+    def _block_parameters(self, feed_forwards: int) -> int:
         attention = 2 * self.dim * self.head_width * (self.heads + self.kv_heads)
-        return self.layers * (attention + 3 * self.dim * self.ffn_dim) + self.dim * self.vocab_size
+        return attention + self.dim * self.experts + 3 * self.dim * self.ffn_dim * feed_forwards
 
     def parameters(self) -> int:
         """All weights, a shared embedding counted once."""
         norms = (2 * self.layers + 1) * self.dim
-        embedding = 0 if self.tied_embeddings else self.dim * self.vocab_size
-        return self.matmul_parameters() + norms + embedding
+        tables = self.dim * self.vocab_size * (1 if self.tied_embeddings else 2)
+        return self.layers * self._block_parameters(max(self.experts, 1)) + tables + norms
 
     def flops_per_token(self, mean_attended: float) -> float:
         """Floating point operations to train on one token, forward and backward, without recomputation.

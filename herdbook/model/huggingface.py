@@ -24,7 +24,8 @@ from herdbook.model.config import ModelConfig, RopeScaling
 from herdbook.model.transformer import Transformer
 from herdbook.settings import UserError
 
-ARCHITECTURE = "LlamaForCausalLM"
+ARCHITECTURES = {"LlamaForCausalLM": "llama", "MixtralForCausalLM": "mixtral"}
+"""Architectures we run, and their `model_type`; a mixture of experts is a Mixtral without sliding window."""
 INDEX = "model.safetensors.index.json"
 OUTER_NAMES = {
     "embedding.weight": "model.embed_tokens.weight",
@@ -41,7 +42,9 @@ BLOCK_NAMES = {
     "feed_forward.gate": "mlp.gate_proj",
     "feed_forward.up": "mlp.up_proj",
     "feed_forward.down": "mlp.down_proj",
+    "feed_forward.router": "block_sparse_moe.gate",
 }
+EXPERT_NAMES = {"gate": "w1", "down": "w2", "up": "w3"}
 
 
 def theirs(name: str) -> str:
@@ -49,7 +52,11 @@ def theirs(name: str) -> str:
     if name in OUTER_NAMES:
         return OUTER_NAMES[name]
     _, layer, rest = name.split(".", 2)
-    return f"model.layers.{layer}.{BLOCK_NAMES[rest.removesuffix('.weight')]}.weight"
+    rest = rest.removesuffix(".weight")
+    if rest.startswith("feed_forward.experts."):
+        _, _, expert, part = rest.split(".")
+        return f"model.layers.{layer}.block_sparse_moe.experts.{expert}.{EXPERT_NAMES[part]}.weight"
+    return f"model.layers.{layer}.{BLOCK_NAMES[rest]}.weight"
 
 
 def config_to_json(
@@ -67,9 +74,16 @@ def config_to_json(
             "original_max_position_embeddings": scaling.original_max_length,
         }
     precision = str(dtype).removeprefix("torch.")
+    architecture = "MixtralForCausalLM" if config.experts else "LlamaForCausalLM"
+    mixture = {
+        "num_local_experts": config.experts,
+        "num_experts_per_tok": config.experts_per_token,
+        "router_aux_loss_coef": config.router_loss,
+        "sliding_window": None,
+    }
     return {
-        "architectures": [ARCHITECTURE],
-        "model_type": "llama",
+        "architectures": [architecture],
+        "model_type": ARCHITECTURES[architecture],
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
         "intermediate_size": config.ffn_dim,
@@ -92,11 +106,12 @@ def config_to_json(
         "dtype": precision,
         "torch_dtype": precision,
         "use_cache": True,
+        **(mixture if config.experts else {}),
     }
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The shape a folder's config.json tells; UserError when it is not a Llama we can run exactly."""
+    """The shape a folder's config.json tells; UserError when it is no Llama or Mixtral we can run exactly."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is not a model folder: it has no config.json")
@@ -104,10 +119,16 @@ def read_config(folder: Path) -> ModelConfig:
         raw = read_json(path)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
-    architectures = raw.get("architectures") or ([ARCHITECTURE] if raw.get("model_type") == "llama" else [])
-    if ARCHITECTURE not in architectures:
-        raise UserError(f"{path}: architecture is {architectures or raw.get('model_type')}, need {ARCHITECTURE}")
-    for key, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
+    architectures = raw.get("architectures") or [
+        a for a, kind in ARCHITECTURES.items() if kind == raw.get("model_type")
+    ]
+    if not set(architectures) & set(ARCHITECTURES):
+        known = " or ".join(ARCHITECTURES)
+        raise UserError(f"{path}: architecture is {architectures or raw.get('model_type')}, need {known}")
+    only = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
+    if "MixtralForCausalLM" in architectures:
+        only["sliding_window"] = None
+    for key, wanted in only.items():
         if raw.get(key, wanted) != wanted:
             raise UserError(f"{path}: {key} is {raw[key]!r}; only {wanted!r} is supported")
     try:
@@ -149,7 +170,16 @@ def _config_from(raw: dict[str, Any], path: Path) -> ModelConfig:
         norm_eps=raw.get("rms_norm_eps", 1e-6),
         max_length=raw.get("max_position_embeddings", 2048),
         tied_embeddings=raw.get("tie_word_embeddings", False),
+        **(_mixture_from(raw) if raw.get("model_type") == "mixtral" else {}),
     )
+
+
+def _mixture_from(raw: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "experts": raw.get("num_local_experts", 8),
+        "experts_per_token": raw.get("num_experts_per_tok", 2),
+        "router_loss": raw.get("router_aux_loss_coef", 0.001),
+    }
 
 
 def save_model(
@@ -219,7 +249,7 @@ def _shards(weights: dict[str, Tensor], item_bytes: int, shard_bytes: int) -> li
 def load_model(folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Transformer:
     """The model of a Hugging Face folder; `dtype` None keeps the stored precision.
 
-    UserError when the architecture is not Llama, or a weight is missing, of another shape, or one too many.
+    UserError when the architecture is another one, or a weight is missing, of another shape, or one too many.
     """
     folder = Path(folder)
     config = read_config(folder)

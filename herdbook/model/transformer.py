@@ -1,4 +1,4 @@
-"""The Llama 3 decoder (§3.2): pre-norm blocks of grouped-query attention and SwiGLU, RMSNorm, RoPE.
+"""The Llama 3 decoder (§3.2): pre-norm blocks of grouped-query attention and SwiGLU (or experts), RMSNorm, RoPE.
 
 It knows shapes and mathematics only. Parallelism, precision, recomputation and training are applied to it
 from outside. Letters: B rows, T tokens.
@@ -17,6 +17,8 @@ from herdbook.model.attention import Attention
 from herdbook.model.cache import CacheFill, CacheStep, KVCache
 from herdbook.model.config import ModelConfig
 from herdbook.model.documents import Documents
+from herdbook.model.experts import Experts
+from herdbook.model.feed_forward import FeedForward
 from herdbook.model.rope import Rope, Rotation
 
 
@@ -35,22 +37,6 @@ class Norm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-class FeedForward(nn.Module):
-    """SwiGLU: a gate decides, per inner unit, how much of `up` passes to `down`."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate = nn.Linear(config.dim, config.ffn_dim, bias=False)
-        self.up = nn.Linear(config.dim, config.ffn_dim, bias=False)
-        self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
-
-    def forward(
-        self,
-        x: Tensor,  # (B, T, dim)
-    ) -> Tensor:  # (B, T, dim)
-        return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
 class Block(nn.Module):
     """Attention and feed-forward, each normed before and added to the stream after."""
 
@@ -59,7 +45,7 @@ class Block(nn.Module):
         self.attention_norm = Norm(config.dim, config.norm_eps)
         self.attention = Attention(config, layer)
         self.feed_forward_norm = Norm(config.dim, config.norm_eps)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward: FeedForward | Experts = Experts(config) if config.experts else FeedForward(config)
 
     def forward(
         self,
@@ -137,7 +123,7 @@ class Transformer(nn.Module):
                 weight.fill_(1.0)
                 continue
             deviation = 0.02 if name.startswith(("embedding.", "head.")) else weight.shape[1] ** -0.5
-            if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
+            if name.endswith(("attention.output.weight", ".down.weight")):
                 deviation /= math.sqrt(2 * self.config.layers)
             # One generator per weight: any rank can draw its own part without drawing the others'.
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from herdbook.model.config import ModelConfig, preset
-from herdbook.settings import UserError
+from herdbook.settings import Settings, UserError
 from herdbook.train.settings import TrainSettings
 
 
@@ -18,11 +18,27 @@ class ModelShape(ModelConfig):
     """Rows of the embedding, tokens; the tokenizer's vocabulary when 0."""
 
 
+class UpcycleSettings(Settings):
+    """How a dense model becomes a mixture of experts before it is trained on."""
+
+    experts: int = Field(8, ge=2)
+    """Copies of each block's feed-forward."""
+
+    per_token: int = Field(2, gt=0)
+    """Copies that work on each token."""
+
+    router_loss: float = Field(0.01, ge=0)
+    """Weight of the loss that spreads the tokens over the experts."""
+
+
 class PretrainSettings(TrainSettings):
     """How a base model is trained on token sets."""
 
     model: str | ModelShape | None = None
     """A preset's name (its vocabulary becomes the tokenizer's) or a shape; left out when going on from a model."""
+
+    upcycle: UpcycleSettings | None = None
+    """Make the dense model to go on from a mixture of experts, equal to it before the first step."""
 
     mix: dict[str, float] | None = None
     """Share of the rows from each token set; by their tokens when not given."""

@@ -65,6 +65,8 @@ def make_model(settings: PretrainSettings, sets: TokenSets, start: Path | None) 
     if start is None:
         if settings.model is None:
             raise UserError("pretrain needs model: a preset's name or a shape, or a model stage to go on from")
+        if settings.upcycle is not None:
+            raise UserError("upcycle needs a dense model stage to go on from; a mixture drawn anew is model.experts")
         model = Transformer(shape_of(settings.model, sets.vocab_size))
         model.initialize(settings.seed)
         return model
@@ -80,7 +82,12 @@ def make_model(settings: PretrainSettings, sets: TokenSets, start: Path | None) 
             raise UserError(
                 f"{start}: the model to go on from has another shape than model={settings.model}; leave it out"
             )
-    return model
+    if settings.upcycle is None:
+        return model
+    from herdbook.model.upcycle import upcycle
+
+    how = settings.upcycle
+    return upcycle(model, how.experts, how.per_token, how.router_loss, settings.seed)
 
 
 class Validation:

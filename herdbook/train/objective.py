@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from herdbook.model.documents import Documents
+from herdbook.model.experts import collect_imbalance
 from herdbook.model.transformer import Transformer
 from herdbook.train.loss import linear_cross_entropy
 
@@ -53,9 +54,14 @@ class NextToken:
         documents = Documents.from_ids(batch.document_ids)
         hidden = model.hidden(batch.tokens, documents)
         total, count = linear_cross_entropy(hidden.flatten(0, 1), model.head.weight, batch.targets.flatten())
+        metrics = {}
+        if (uneven := collect_imbalance(model)) is not None:
+            metrics = {"next_token_loss": total, "imbalance": uneven * count}
+            total = total + model.config.router_loss * uneven * count
         return Loss(
             total,
             count,
+            metrics,
             tokens=count,  # padding is no work done
             flops=count * model.config.flops_per_token(documents.mean_attended),
             full_flops=count * model.config.flops_per_token(batch.tokens.shape[1]),

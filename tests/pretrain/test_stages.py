@@ -146,3 +146,25 @@ def test_settings_come_without_torch() -> None:
 
     code = "import sys, herdbook.pretrain.stages as s; s.PretrainSettings; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_a_dense_model_goes_on_as_a_mixture_of_experts(
+    tmp_path: Path, tokens: Path, trained: tuple[Path, dict[str, Any]]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    figures = pretrain(settings(model=None, upcycle={"experts": 4}, steps=3), tokens, trained[0], tmp_path)
+    dense = load_model(trained[0] / "model")
+    first = next(iter(read_metrics(tmp_path / "metrics.jsonl")))
+    assert figures["parameters"] == dense.config.parameters() + 2 * (3 * 3 * 16 * 32 + 16 * 4)
+    assert first["loss"] < 1.2 * trained[1]["loss"]  # as good as where the dense one stopped, not begun anew
+    peer = AutoModelForCausalLM.from_pretrained(tmp_path / "model", local_files_only=True).eval()
+    ids = torch.arange(40).unsqueeze(0)
+    with torch.no_grad():
+        assert type(peer).__name__ == "MixtralForCausalLM"
+        assert (load_model(tmp_path / "model")(ids) - peer(ids).logits).abs().max() < 1e-5
+
+
+def test_upcycling_without_a_dense_model_is_refused(tmp_path: Path, tokens: Path) -> None:
+    with pytest.raises(UserError, match="upcycle needs a dense model stage"):
+        pretrain(settings(upcycle={"experts": 4}), tokens, None, tmp_path)
