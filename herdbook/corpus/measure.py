@@ -22,7 +22,7 @@ from herdbook.corpus.read import RawPage
 from herdbook.corpus.settings import MeasureSettings
 from herdbook.corpus.urls import canonical
 
-VERSION = 1
+VERSION = 2
 """Raised when a measurement changes its meaning, so that older measurements are not taken for new ones."""
 
 # Languages written without spaces are counted by the character.
