@@ -30,6 +30,8 @@ from herdbook.settings import UserError
 
 __all__ = ["CurateSettings", "curate", "decide_again"]
 
+WRITERS = 4
+"""Most shards of documents written at a time; each is wholly in memory meanwhile."""
 RETRIES = 2
 """How often a shard is given to another process after one died with it."""
 
@@ -54,27 +56,26 @@ def curate(settings: CurateSettings, pages: list[Path], out: Path) -> dict[str, 
 
 def decide_again(settings: CurateSettings, out: Path) -> dict[str, Any]:
     """Apply the rules to what `out` holds measured, and write documents, measurements, funnel and quarantine anew."""
-    import pyarrow.parquet as pq
+    from herdbook.corpus.decide import Deciding
+    from herdbook.corpus.engine import Native
+    from herdbook.corpus.measured import Measured
+    from herdbook.corpus.publish import write_documents
 
-    from herdbook.corpus.decide import Deciding, write_documents
-
-    shards = sorted((out / "measured").glob("*.parquet"))
-    if not shards:
+    measured = Measured((out / "measured").glob("*.parquet"))
+    if not measured.shards:
         raise UserError(f"{out}: nothing measured here to decide about; curate first")
-    table = pq.read_table(shards, columns=[n for n in pq.read_schema(shards[0]).names if n != "text"])
-    decision = Deciding(table, settings).decide()
-    for name in ("documents", "measurements"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    written = write_documents(shards, decision, out)
-    notes = [read_json(shard.with_suffix(".json")) for shard in shards]
+    work = out / ".decided"
+    decision = Deciding(measured, settings, Native(work / ".engine"), work).decide()
+    written = write_documents(measured, decision, out, min(settings.workers or free_cores(), WRITERS))
+    notes = [read_json(shard.with_suffix(".json")) for shard in measured.shards]
     losses = [loss for note in notes for loss in note["losses"]]
     write_text(out / "quarantine.jsonl", "".join(json.dumps(loss, ensure_ascii=False) + "\n" for loss in losses))
     skipped: Counter[str] = sum((Counter(note["skipped"]) for note in notes), Counter())
-    rows = funnel_rows(decision, table["length_characters"].to_numpy(), len(losses), written)
+    rows = funnel_rows(decision, measured.numbers("length_characters"), len(losses), written)
     write_json(out / "funnel.json", {"rules": rows, "passed_over": dict(skipped.most_common()), **written})
     write_json(out / "rules.json", [rule.model_dump() for rule in decision.rules])
     console.out.print(funnel_table(rows, skipped))
-    return metrics(rows, skipped, table, decision, written)
+    return metrics(rows, skipped, measured.languages, decision, written)
 
 
 def free_cores() -> int:

@@ -7,6 +7,8 @@ length, in robust standard deviations.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 
 from herdbook.corpus.measure import BUCKETS
@@ -18,36 +20,62 @@ LEAST_SPREAD = 0.25
 LEAST_TOKENS = 30
 """Documents with fewer words are not judged."""
 
+Parts = Callable[[], Iterable[tuple[slice, np.ndarray, np.ndarray]]]
+"""Gives the documents anew at each call, part by part: their rows, all their word buckets (V,) uint16 one after the
+other, and where each one's begin (n + 1,)."""
+
 
 def divergence(
-    tokens: list[np.ndarray],  # N arrays of word buckets, uint16
-    languages: np.ndarray,  # (N,) str
+    parts: Parts,
+    alive: np.ndarray,  # (N,) bool: documents that count
+    names: list[str],  # of L languages
+    codes: np.ndarray,  # (N,) which of them each document has
 ) -> tuple[np.ndarray, np.ndarray]:
     """KL divergence in bits (N,) and its excess over documents of equal length (N,); NaN where not judged."""
-    bits = np.full(len(tokens), np.nan)
-    excess = np.full(len(tokens), np.nan)
-    for language in np.unique(languages):
-        rows = np.flatnonzero(languages == language)
-        if language in ("", "code") or len(rows) < LEAST_DOCUMENTS:
-            continue
-        rows = np.array([row for row in rows if len(tokens[row]) >= LEAST_TOKENS], dtype=np.int64)
-        if len(rows) < LEAST_DOCUMENTS:
-            continue
-        totals = np.zeros(BUCKETS, dtype=np.float64)
-        for row in rows:
-            totals += np.bincount(tokens[row], minlength=BUCKETS)
-        bits[rows] = [kl_bits(tokens[row], totals) for row in rows]
-        lengths = np.log2([len(tokens[row]) for row in rows])
-        excess[rows] = standard_excess(bits[rows], lengths)
+    if not names:
+        return np.full(len(alive), np.nan), np.full(len(alive), np.nan)
+    enough = np.bincount(codes[alive], minlength=len(names)) >= LEAST_DOCUMENTS
+    judged = alive & (enough & ~np.isin(names, ["", "code"]))[codes]
+    lengths = np.zeros(len(alive), dtype=np.int32)
+    totals = np.zeros((len(names), BUCKETS))
+    for rows, tokens, offsets in parts():
+        lengths[rows] = np.diff(offsets)
+        judged[rows] &= lengths[rows] >= LEAST_TOKENS
+        language = np.repeat(np.where(judged[rows], codes[rows], -1), lengths[rows])
+        for code in np.unique(codes[rows][judged[rows]]):
+            totals[code] += np.bincount(tokens[language == code], minlength=BUCKETS)
+    judged &= (np.bincount(codes[judged], minlength=len(names)) >= LEAST_DOCUMENTS)[codes]
+    bits, excess = np.full(len(alive), np.nan), np.full(len(alive), np.nan)
+    sums = totals.sum(axis=1)
+    for rows, tokens, offsets in parts():
+        chosen = np.flatnonzero(judged[rows])
+        bits[rows][chosen] = kl_bits(tokens, offsets, chosen, codes[rows], totals, sums)
+    for code in np.unique(codes[judged]):
+        inside = np.flatnonzero(judged & (codes == code))
+        excess[inside] = standard_excess(bits[inside], np.log2(lengths[inside]))
     return bits, excess
 
 
-def kl_bits(tokens: np.ndarray, totals: np.ndarray) -> float:
-    """Divergence in bits of one document's buckets from the corpus counts without it, one added to each bucket."""
-    found, counts = np.unique(tokens, return_counts=True)
-    share = counts / len(tokens)
-    rest = (totals[found] - counts + 1.0) / (totals.sum() - len(tokens) + BUCKETS)
-    return float((share * np.log2(share / rest)).sum())
+def kl_bits(
+    tokens: np.ndarray,  # (V,) word buckets of n documents, one after the other
+    offsets: np.ndarray,  # (n + 1,) where each document's begin
+    chosen: np.ndarray,  # (M,) documents wanted, in order
+    languages: np.ndarray,  # (n,) number of each document's language
+    totals: np.ndarray,  # (L, BUCKETS) counts of each language's documents, these among them
+    sums: np.ndarray,  # (L,) of these counts
+) -> np.ndarray:  # (M,)
+    """Divergence in bits of documents from the corpus counts without them, one added to each bucket."""
+    lengths = np.diff(offsets)
+    wanted = np.zeros(len(lengths), dtype=bool)
+    wanted[chosen] = True
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    inside = wanted[owners]
+    found, counts = np.unique(owners[inside] * BUCKETS + tokens[inside], return_counts=True)
+    owner, bucket = found // BUCKETS, found % BUCKETS
+    share = counts / lengths[owner]
+    language = languages[owner]
+    rest = (totals[language, bucket] - counts + 1.0) / (sums[language] - lengths[owner] + BUCKETS)
+    return np.bincount(owner, weights=share * np.log2(share / rest), minlength=len(lengths))[chosen]
 
 
 def standard_excess(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -67,11 +95,12 @@ def standard_excess(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return result
 
 
-def language_evidence(probability: np.ndarray, languages: np.ndarray) -> np.ndarray:
+def language_evidence(probability: np.ndarray, names: list[str], codes: np.ndarray) -> np.ndarray:
     """Probability (N,) of each document's language; a third of it where the corpus has few documents in it.
 
     Noise is named after some rare language as often as not; a rare language has to show itself more clearly.
+    `codes` (N,) says by number which of `names` each document has.
     """
-    names, inverse, counts = np.unique(languages, return_inverse=True, return_counts=True)
-    rare = (counts < LEAST_DOCUMENTS) & (names != "code")
-    return np.where(rare[inverse], probability / 3, probability)
+    counts = np.bincount(codes, minlength=len(names))
+    rare = (counts < LEAST_DOCUMENTS) & (np.array(names, dtype=object) != "code")
+    return np.where(rare[codes], probability / 3, probability)

@@ -1,83 +1,99 @@
-"""The joins and group-bys over all documents, on Daft: the same plans run on one machine and on a cluster.
+"""The three questions about all documents at once, and who answers them: this machine, or a cluster.
 
-Keys are int64 throughout. Rows go in and come back as numpy arrays.
+Which rows share a key, which keys stand in many documents, which documents hang together. `Native` answers them with
+files on disk and numpy (spill.py), so memory stays small; `daft_engine.Dataframes` with joins and group-bys only, which
+Daft runs here or on a Ray cluster. Both give the same answers. Keys and ranks are int64 throughout.
 """
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 
-os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
-os.environ.setdefault("DO_NOT_TRACK", "1")
-os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
+from herdbook.corpus.spill import Spill
 
-
-def frame(**columns: np.ndarray) -> Any:
-    """Columns of equal length as a Daft frame."""
-    import daft
-
-    return daft.from_arrow(pa.table(columns))
+Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+"""Keys (R,) int64 and ranks (R,) int64 of documents; one document may come with several keys."""
 
 
-def arrays(result: Any) -> dict[str, np.ndarray]:
-    """A Daft frame's columns as numpy arrays."""
-    table = result.to_arrow()
-    return {name: table[name].to_numpy() for name in table.column_names}
+class Engine(Protocol):
+    """What deciding asks of an engine."""
+
+    def hub_pairs(self, batches: Batches, ranks: int, expected: int) -> Iterator[np.ndarray]:
+        """Every document that shares a key with a better one, with the best of that key: (P, 2), hub first.
+
+        Pairs are ranks below `ranks`, each given once; `expected` is roughly how many rows will come.
+        """
+        ...
+
+    def keys_in_many(self, batches: Iterable[np.ndarray], least: int, expected: int) -> np.ndarray:
+        """Sorted keys (R,) int64 that come in more than `least` rows."""
+        ...
+
+    def components(self, pairs: np.ndarray, count: int) -> np.ndarray:
+        """For each of `count` nodes the smallest node it hangs together with (count,), by edges (P, 2)."""
+        ...
 
 
-def best_per_key(
-    keys: np.ndarray,  # (N,) int64
-    rank: np.ndarray,  # (N,) int64, distinct; the highest of a key wins
-) -> np.ndarray:  # (N,) int64: the rank of each row's winner
-    """For each row, the highest rank among the rows with its key."""
-    from daft import col
+class Native:
+    """Answers on this machine, in bounded memory."""
 
-    if not len(keys):
-        return np.zeros(0, dtype=np.int64)
-    rows = frame(key=keys, rank=rank)
-    best = rows.groupby("key").agg(col("rank").max().alias("best"))
-    joined = arrays(rows.join(best, on="key").select("rank", "best"))
-    position = np.empty(int(rank.max()) + 1, dtype=np.int64)
-    position[joined["rank"]] = joined["best"]
-    return position[rank]
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def hub_pairs(self, batches: Batches, ranks: int, expected: int) -> Iterator[np.ndarray]:
+        """See `Engine`."""
+        with Spill(self.folder / "keys", 2, expected) as keys, Spill(self.folder / "pairs", 1, expected // 4) as pairs:
+            for key, rank in batches:
+                keys.add(key, rank)
+            for rows in keys.groups():
+                hub, member = _hubs(rows[:, 0], rows[:, 1])
+                pairs.add(hub * np.int64(ranks) + member)
+            for rows in pairs.groups():
+                code = np.unique(rows)
+                yield np.stack([code // ranks, code % ranks], axis=1)
+
+    def keys_in_many(self, batches: Iterable[np.ndarray], least: int, expected: int) -> np.ndarray:
+        """See `Engine`."""
+        found = [np.zeros(0, dtype=np.int64)]
+        with Spill(self.folder / "lines", 1, expected) as keys:
+            for key in batches:
+                keys.add(key)
+            for rows in keys.groups():
+                ordered = np.sort(rows[:, 0])
+                found.append(np.unique(ordered[least:][ordered[least:] == ordered[: max(len(ordered) - least, 0)]]))
+        return np.sort(np.concatenate(found))
+
+    def components(self, pairs: np.ndarray, count: int) -> np.ndarray:
+        """See `Engine`."""
+        label = np.arange(count)
+        while True:
+            ends = label[pairs]
+            low, high = ends.min(axis=1), ends.max(axis=1)
+            apart = low != high
+            if not apart.any():
+                return label
+            np.minimum.at(label, high[apart], low[apart])
+            while (further := label[label])[label != further].size:
+                label = further
 
 
-def candidate_pairs(
-    keys: np.ndarray,  # (N, B) int64 band keys
-    rank: np.ndarray,  # (N,) int64, distinct; the best of a bucket is its hub
-) -> np.ndarray:  # (P, 2) int64 distinct pairs of row numbers, hub first
-    """Pairs of documents that share a band: every member with the best of its bucket."""
-    from daft import col
-
-    count, bands = keys.shape
-    if count < 2:
-        return np.zeros((0, 2), dtype=np.int64)
-    order = np.argsort(rank)
-    rows = frame(key=keys.reshape(-1), rank=np.repeat(rank, bands))
-    buckets = rows.groupby("key").agg(col("rank").max().alias("hub"))
-    edges = rows.join(buckets, on="key").where(col("rank") < col("hub")).select("hub", "rank").distinct()
-    found = arrays(edges)
-    # Ranks are a permutation of 0 … N-1 here; `order` turns them back into row numbers.
-    pairs = np.stack([order[found["hub"]], order[found["rank"]]], axis=1)
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-
-
-def keys_in_many(
-    keys: np.ndarray,  # (R,) int64, one row per key and document, no key twice in a document
-    least: int,
-) -> tuple[np.ndarray, np.ndarray]:  # keys found in more than `least` rows, and in how many
-    """Keys that stand in more than `least` documents."""
-    import daft
-    from daft import col
-
-    if not len(keys):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    ones = np.ones(len(keys), dtype=np.int64)
-    counted = frame(key=keys, one=ones).groupby("key").agg(col("one").sum().alias("count"))
-    found = arrays(counted.where(col("count") > daft.lit(least)))
-    order = np.argsort(found["key"])
-    return found["key"][order], found["count"][order]
+def _hubs(key: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hub and member (P,) of each row that is not the best of its key."""
+    order = np.argsort(key)
+    key, rank = key[order], rank[order]
+    same = key[1:] == key[:-1]
+    # Most keys stand alone: the others are few, and only they are grouped.
+    shared = np.zeros(len(key), dtype=bool)
+    shared[1:] |= same
+    shared[:-1] |= same
+    key, rank = key[shared], rank[shared]
+    if not len(key):
+        return key, rank
+    starts = np.flatnonzero(np.diff(key, prepend=~key[0]))
+    sizes = np.diff(starts, append=len(key))
+    hub = np.repeat(np.maximum.reduceat(rank, starts), sizes)
+    return hub[rank < hub], rank[rank < hub]

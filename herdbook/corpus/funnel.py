@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from herdbook.corpus.measured import Codes
 from herdbook.corpus.rules import LINE_RULE
 
 
@@ -52,11 +53,11 @@ def funnel_table(rows: list[dict[str, Any]], skipped: Counter[str]) -> Table:
 
 
 def metrics(
-    rows: list[dict[str, Any]], skipped: Counter[str], table: Any, decision: Any, written: dict[str, int]
+    rows: list[dict[str, Any]], skipped: Counter[str], languages: Codes, decision: Any, written: dict[str, int]
 ) -> dict[str, Any]:
     """The figures a stage reports: documents, characters, drops per rule, kept documents per language."""
     kept = decision.dropped < 0
-    languages = Counter(name for name, keep in zip(table["language"].to_pylist(), kept) if keep)
+    per_language = Counter(dict(zip(languages.names, languages.counts(kept).tolist())))
     return {
         "documents": {
             "read": rows[0]["left"],
@@ -68,5 +69,5 @@ def metrics(
         "characters": {"read": rows[0]["left_characters"], "kept": written["kept_characters"]},
         "lines_removed": written["lines_removed"],
         "dropped": {row["rule"]: row["dropped"] for row in rows[2:]},
-        "languages": dict(languages.most_common(20)),
+        "languages": {name: count for name, count in per_language.most_common(20) if count},
     }

@@ -7,45 +7,45 @@ documents; a line counts once per document. Code, table rows and short labels ar
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
-
-from herdbook.corpus.engine import keys_in_many
 
 
-def repeated_keys(
-    hashes: pa.ChunkedArray,  # N lists of int64, 0 for lines never removed
-    alive: np.ndarray,  # (N,) bool
-    numbers: np.ndarray,  # (N,) int64 bucket of each document
-    least: int,
-) -> np.ndarray:  # (R,) int64, sorted: line hashes mixed with their bucket's number
-    """Keys of the lines that stand in more than `least` kept documents of their bucket."""
-    keys, documents = line_keys(hashes, numbers)
+class Buckets:
+    """Gives documents their bucket, in the order they come: a language's first, then a new one every `size` kept."""
+
+    def __init__(self, languages: int, size: int) -> None:
+        self.seen, self.size = np.zeros(languages, dtype=np.int64), size
+
+    def next(self, codes: np.ndarray, alive: np.ndarray) -> np.ndarray:
+        """Bucket number (n,) int64 of the next documents, by their languages' numbers and whether they are kept."""
+        numbers = np.empty(len(codes), dtype=np.int64)
+        for code in np.unique(codes):
+            rows = codes == code
+            place = self.seen[code] + np.cumsum(alive[rows])
+            numbers[rows] = int(code) * 100_003 + np.maximum(place - 1, 0) // self.size
+            self.seen[code] = place[-1]
+        return numbers
+
+
+def line_keys(
+    values: np.ndarray,  # (V,) int64 hashes of all lines, 0 for lines never removed
+    offsets: np.ndarray,  # (n + 1,) where each document's begin
+    numbers: np.ndarray,  # (n,) int64 bucket of each document
+) -> tuple[np.ndarray, np.ndarray]:
+    """All lines' keys (V,) int64 (hash mixed with bucket; 0 stays 0) and the document (V,) each belongs to."""
+    documents = np.repeat(np.arange(len(numbers)), np.diff(offsets))
+    mixed = values ^ (numbers[documents] * np.int64(0x5851F42D4C957F2D))
+    return np.where(values == 0, 0, np.where(mixed == 0, 1, mixed)), documents
+
+
+def once_per_document(keys: np.ndarray, documents: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Keys of the kept documents' lines, each once per document; lines never removed are left out."""
     chosen = (keys != 0) & alive[documents]
     keys, documents = keys[chosen], documents[chosen]
     order = np.lexsort((documents, keys))
     keys, documents = keys[order], documents[order]
     first = np.ones(len(keys), dtype=bool)
     first[1:] = (keys[1:] != keys[:-1]) | (documents[1:] != documents[:-1])
-    return keys_in_many(keys[first], least)[0]
-
-
-def buckets(alive: np.ndarray, languages: np.ndarray, size: int) -> np.ndarray:
-    """Bucket number (N,) int64 of each document: its language's, then a new one every `size` kept documents."""
-    numbers = np.zeros(len(alive), dtype=np.int64)
-    for index, language in enumerate(np.unique(languages)):
-        rows = languages == language
-        numbers[rows] = index * 100_003 + np.maximum(np.cumsum(alive[rows]) - 1, 0) // size
-    return numbers
-
-
-def line_keys(hashes: pa.ChunkedArray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All lines' keys (L,) int64 (hash mixed with bucket; 0 stays 0) and the document (L,) each belongs to."""
-    array = hashes.combine_chunks() if isinstance(hashes, pa.ChunkedArray) else hashes
-    offsets = array.offsets.to_numpy()
-    values = array.values.to_numpy()[offsets[0] : offsets[-1]]
-    documents = np.repeat(np.arange(len(numbers)), np.diff(offsets))
-    mixed = values ^ (numbers[documents] * np.int64(0x5851F42D4C957F2D))
-    return np.where(values == 0, 0, np.where(mixed == 0, 1, mixed)), documents
+    return keys[first]
 
 
 def removed_lines(keys: np.ndarray, repeated: np.ndarray) -> np.ndarray:

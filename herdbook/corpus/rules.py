@@ -98,11 +98,15 @@ def active_rules(rules: Iterable[Rule], thresholds: Mapping[str, float], off: It
     return chosen
 
 
+def known_column(rule: Rule, columns: set[str]) -> None:
+    """Raise UserError for a rule whose column nothing gives."""
+    _check_name(f"rule {rule.name!r}: nothing measures the column", rule.column, columns)
+
+
 def first_rule(rules: list[Rule], columns: Mapping[str, Any], rows: int) -> np.ndarray:
     """Index (rows,) int64 of the first rule that holds for each document, -1 where none does."""
     found = np.full(rows, -1, dtype=np.int64)
     for index, rule in enumerate(rules):
-        if rule.column not in columns:
-            _check_name(f"rule {rule.name!r}: nothing measures the column", rule.column, set(columns))
+        known_column(rule, set(columns))
         found[(found < 0) & rule.holds(np.asarray(columns[rule.column], dtype=np.float64))] = index
     return found

@@ -59,6 +59,9 @@ class MeasureSettings(Settings):
 class DuplicateSettings(Settings):
     """When two documents count as the same, and when a line counts as boilerplate."""
 
+    prefer: str | None = None
+    """Column by which the best of duplicates stays, like `quality_general`; else, and among equals, the newest."""
+
     band_rows: int = Field(default=4, ge=1, le=16)
     """Minima per band: documents equal in one whole band are compared; fewer find more distant pairs."""
 

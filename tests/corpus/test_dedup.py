@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
-from herdbook.corpus import dedup
-from herdbook.corpus.engine import best_per_key, candidate_pairs, keys_in_many
+from herdbook.corpus import dedup, spill
+from herdbook.corpus.engine import Native
 from herdbook.corpus.measure import TOKENS, hash_words
 from herdbook.corpus.minhash import band_keys, shingles, signature, similarity
 
@@ -36,6 +40,18 @@ def jaccard(left: list[str], right: list[str], size: int = 3) -> float:
     return len(a & b) / len(a | b)
 
 
+def near(folder: Path, signatures: np.ndarray, rank: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """For each document the one it nearly repeats, itself if none, and how similar they are."""
+    engine, count, row = Native(folder), len(rank), np.argsort(rank)
+    keys = band_keys(signatures, 4)
+    batches = [(keys[rows].reshape(-1), np.repeat(rank[rows], keys.shape[1])) for rows in np.array_split(row, 3)]
+    pairs = engine.hub_pairs(batches, count, keys.size)
+    gone, keeper, likeness = dedup.near(pairs, lambda ranks: signatures[row[ranks]], threshold, engine)
+    of, alike = np.arange(count), np.zeros(count)
+    of[row[gone]], alike[row[gone]] = row[keeper], likeness
+    return of, alike
+
+
 def test_estimates_are_those_of_brute_force_jaccard() -> None:
     draw = random.Random(1)
     errors = []
@@ -59,68 +75,73 @@ def test_distinct_shingles_are_counted_as_brute_force_counts_them() -> None:
         )
 
 
-def test_copies_with_up_to_five_percent_of_words_edited_are_caught_and_others_are_not() -> None:
+def test_copies_with_up_to_five_percent_of_words_edited_are_caught_and_others_are_not(tmp_path: Path) -> None:
     draw = random.Random(3)
     originals = [text(draw, draw.randint(80, 400)) for _ in range(150)]
     copies = [edited(draw, words, draw.choice((0.01, 0.03, 0.05))) for words in originals]
     signatures = np.stack([sketch(words) for words in originals + copies])
     rank = np.arange(300)[::-1].copy()
-    keeper, alike = dedup.near(signatures, rank, 4, 0.6)
+    keeper, alike = near(tmp_path, signatures, rank, 0.6)
     caught = sum(keeper[150 + i] == i for i in range(150))
     assert caught >= 148
     assert (keeper[:150] == np.arange(150)).all() and (alike[150:] > 0.6).sum() == caught
 
 
-def test_a_chain_does_not_swallow_its_far_end() -> None:
+def test_a_chain_does_not_swallow_its_far_end(tmp_path: Path) -> None:
     draw = random.Random(4)
     words = text(draw, 200)
     chain = [words]
     for step in range(4):
         chain.append(chain[-1][: 200 - 40 * step - 40] + text(draw, 40) + chain[-1][200 - 40 * step :])
     signatures = np.stack([sketch(item) for item in chain])
-    keeper, _ = dedup.near(signatures, np.arange(5)[::-1].copy(), 4, 0.55)
+    keeper, _ = near(tmp_path, signatures, np.arange(5)[::-1].copy(), 0.55)
     assert keeper[1] == 0 and jaccard(chain[0], chain[4]) < 0.3 and keeper[4] != 0
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=40))
-def test_components_equal_brute_force(edges: list[tuple[int, int]]) -> None:
-    group = {node: {node} for node in range(20)}
-    for a, b in edges:
-        joined = group[a] | group[b]
-        for node in joined:
-            group[node] = joined
-    wanted = {frozenset(members) for members in group.values() if len(members) > 1}
+def test_components_equal_scipys(edges: list[tuple[int, int]]) -> None:
     pairs = np.array(edges, dtype=np.int64).reshape(-1, 2)
-    assert {frozenset(part.tolist()) for part in dedup.components(pairs, 20)} - {
-        frozenset({n}) for n in range(20)
-    } == wanted
+    found = Native(Path("nowhere")).components(pairs, 20)
+    graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(20, 20))
+    label = connected_components(graph, directed=False)[1]
+    assert found.tolist() == [int(np.flatnonzero(label == label[node])[0]) for node in range(20)]
 
 
-def test_group_bys_equal_brute_force() -> None:
-    draw = np.random.default_rng(5)
-    keys, rank = draw.integers(0, 40, 200), draw.permutation(200)
-    assert best_per_key(keys, rank).tolist() == [max(rank[keys == key]) for key in keys]
-    found, counts = keys_in_many(keys, 6)
-    wanted = {key: (keys == key).sum() for key in set(keys.tolist()) if (keys == key).sum() > 6}
-    assert dict(zip(found.tolist(), counts.tolist())) == wanted
+@pytest.mark.parametrize("rows", [7, 100, 1 << 20])
+def test_group_bys_equal_brute_force(tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill, "ROWS", rows)
+    draw, engine = np.random.default_rng(5), Native(tmp_path)
+    keys = draw.integers(-20, 20, 300)
+    wanted = [key for key in sorted(set(keys.tolist())) if (keys == key).sum() > 6]
+    assert engine.keys_in_many(np.array_split(keys, 4), 6, 300).tolist() == wanted
     bands = draw.integers(0, 30, (60, 3)) + np.array([0, 100, 200])
-    order = draw.permutation(60)
-    pairs = {(int(a), int(b)) for a, b in candidate_pairs(bands, order)}
+    rank = draw.permutation(60)
+    batches = [(bands[part].reshape(-1), np.repeat(rank[part], 3)) for part in np.array_split(np.arange(60), 5)]
+    pairs = np.concatenate(list(engine.hub_pairs(batches, 60, 180)))
     brute = set()
-    for column in bands.T:
-        for key in set(column.tolist()):
-            rows = np.flatnonzero(column == key)
-            hub = rows[order[rows].argmax()]
-            brute |= {(int(hub), int(row)) for row in rows if row != hub}
-    assert pairs == brute
+    for key in range(300):
+        sharing = rank[(bands == key).any(axis=1)].tolist()
+        brute |= {(max(sharing), other) for other in sharing if other != max(sharing)}
+    assert sorted(map(tuple, pairs.tolist())) == sorted(brute)
+    assert not list(engine.hub_pairs([], 60, 0)) and not list(tmp_path.iterdir())
 
 
-def test_the_newest_stays_then_the_longest_then_the_first() -> None:
-    dates = np.array(["2024-01-01", "2024-06-01", "2024-06-01", "2024-06-01"])
-    rank = dedup.preference(dates, np.array([900, 10, 50, 50]))
-    assert dedup.by_key(np.zeros(4, dtype=np.int64), rank).tolist() == [2, 2, 2, 2]
-    assert len(dedup.by_key(np.zeros(0, dtype=np.int64), rank[:0])) == 0
+def test_records_are_gathered_from_a_file(tmp_path: Path) -> None:
+    table = np.random.default_rng(6).integers(0, 2**32, (500, 9), dtype=np.uint32)
+    table.tofile(tmp_path / "table")
+    rows = np.array([499, 3, 4, 5, 3, 0, 77, 78])
+    assert (spill.gather(tmp_path / "table", rows, 9) == table[rows]).all()
+    assert spill.gather(tmp_path / "table", rows[:0], 9).shape == (0, 9)
+    with pytest.raises(OSError, match="ended before row 500"):
+        spill.gather(tmp_path / "table", np.array([499, 500]), 9)
+
+
+def test_of_duplicates_the_best_stays_then_the_newest_the_longest_the_first() -> None:
+    dates, lengths = np.array([20240101, 20240601, 20240601, 20240601]), np.array([900, 10, 50, 50])
+    assert dedup.preference(dates, lengths).tolist() == [0, 1, 3, 2]
+    quality = np.array([0.7, np.nan, 0.2, 0.2])
+    assert dedup.preference(dates, lengths, quality).tolist() == [3, 0, 2, 1]
 
 
 def test_band_keys_are_equal_exactly_where_bands_are() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herdbook.corpus.divergence import divergence, kl_bits, language_evidence
+from herdbook.corpus.engine import Native
 from herdbook.corpus.language import identify
-from herdbook.corpus.lines import buckets, line_keys, repeated_keys
+from herdbook.corpus.lines import Buckets, line_keys, once_per_document, removed_lines
 from herdbook.corpus.measure import BUCKETS, covered_share, hash_words, line_hashes, measure, schema, top_share
 from herdbook.corpus.read import RawPage
 from herdbook.corpus.settings import MeasureSettings
@@ -69,8 +71,8 @@ def test_the_language_of_a_text_is_found_and_of_nothing_is_none() -> None:
 
 
 def test_a_rare_language_needs_more_evidence() -> None:
-    languages = np.array(["en"] * 40 + ["pl"] * 3 + ["code"])
-    evidence = language_evidence(np.full(44, 0.3), languages)
+    codes = np.array([1] * 40 + [2] * 3 + [0])
+    evidence = language_evidence(np.full(44, 0.3), ["code", "en", "pl"], codes)
     assert (evidence[:40] == 0.3).all() and np.allclose(evidence[40:43], 0.1) and evidence[43] == 0.3
 
 
@@ -80,7 +82,16 @@ def test_divergence_is_that_of_the_closed_form() -> None:
     totals[[1, 2, 7]] += [4, 3, 9]
     rest = {1: 5, 2: 4, 3: 1}
     wanted = sum(p * np.log2(p / (rest[b] / (16 + BUCKETS))) for b, p in ((1, 0.5), (2, 0.25), (3, 0.25)))
-    assert kl_bits(tokens, totals) == pytest.approx(wanted)
+    others = np.array([9, 9], dtype=np.uint16)  # documents beside it change nothing
+    found = kl_bits(
+        np.concatenate([others, tokens, others]),
+        np.array([0, 2, 6, 8]),
+        np.array([1]),
+        np.zeros(3, int),
+        totals[None],
+        totals.sum()[None],
+    )
+    assert found == pytest.approx([wanted])
 
 
 def test_noise_diverges_from_the_corpus_and_the_corpus_does_not_from_itself() -> None:
@@ -91,7 +102,11 @@ def test_noise_diverges_from_the_corpus_and_the_corpus_does_not_from_itself() ->
     ]
     noise = [draw.integers(3000, 9000, 150).astype(np.uint16) for _ in range(4)]
     even = [draw.integers(0, 2000, 150).astype(np.uint16) for _ in range(4)]
-    _, excess = divergence([*ordinary, *noise, *even], np.array(["en"] * 208))
+    parts = []
+    for rows in (slice(0, 90), slice(90, 208)):
+        some = [*ordinary, *noise, *even][rows]
+        parts.append((rows, np.concatenate(some), np.cumsum([0, *map(len, some)])))
+    _, excess = divergence(lambda: parts, np.ones(208, bool), ["en"], np.zeros(208, dtype=np.int32))
     assert (excess[:200] < 6).all() and (excess[200:] > 6).all()
 
 
@@ -108,19 +123,13 @@ def test_lines_that_are_data_or_code_are_never_boilerplate() -> None:
     assert line_hashes(["WE USE cookies, to make this site better"], ["t"])[0] == found[0]
 
 
-def test_lines_are_counted_once_per_document_and_within_a_language() -> None:
-    import pyarrow as pa
-
+def test_lines_are_counted_once_per_document_and_within_a_language(tmp_path: Path) -> None:
     lists = [[5, 5, 9]] * 7 + [[9, 0]] * 3 + [[5]] * 7
-    languages = np.array(["en"] * 10 + ["de"] * 7)
     alive = np.ones(17, dtype=bool)
     alive[0] = False
-    hashes = pa.chunked_array([pa.array(lists, pa.list_(pa.int64()))])
-    numbers = buckets(alive, languages, 10**6)
-    repeated = repeated_keys(hashes, alive, numbers, 6)
-    keys, documents = line_keys(hashes, numbers)
-    hit = {
-        (int(documents[i]), int(hashes.combine_chunks().values[i].as_py()))
-        for i in np.flatnonzero(np.isin(keys, repeated))
-    }
+    numbers = Buckets(2, 10**6).next(np.array([1] * 10 + [0] * 7), alive)
+    values, offsets = np.concatenate(lists), np.cumsum([0, *map(len, lists)])
+    keys, documents = line_keys(values, offsets, numbers)
+    repeated = Native(tmp_path).keys_in_many([once_per_document(keys, documents, alive)], 6, 17)
+    hit = {(int(documents[i]), int(values[i])) for i in np.flatnonzero(removed_lines(keys, repeated))}
     assert hit == {(d, 9) for d in range(10)} | {(d, 5) for d in range(10, 17)}

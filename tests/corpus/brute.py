@@ -1,0 +1,154 @@
+"""Deciding written plainly, for a crawl that fits in memory: what deciding by shards must equal to the document."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from herdbook.corpus.divergence import LEAST_DOCUMENTS, LEAST_TOKENS, standard_excess
+from herdbook.corpus.measure import BUCKETS
+from herdbook.corpus.minhash import band_keys
+from herdbook.corpus.rules import active_rules
+from herdbook.corpus.settings import CurateSettings
+
+CROSS = {"divergence_kl", "divergence_excess", "language_evidence", "duplicate_url_newer", "duplicate_exact_better"}
+CROSS |= {"duplicate_near_similarity", "lines_words_left"}
+
+
+class Brute:
+    """Decides about the measured shards of a folder; `dropped` has the rule of each document, or None."""
+
+    def __init__(self, measured: Path, settings: CurateSettings) -> None:
+        self.rows = pa.concat_tables([pq.read_table(f) for f in sorted(measured.glob("*.parquet"))]).to_pylist()
+        self.settings, self.of = settings, dict[int, int]()
+        self.dropped: list[str | None] = [None] * len(self.rows)
+        self.repeated: set[tuple[str, int, int]] = set()
+
+        def better(index: int) -> tuple[Any, ...]:
+            row = self.rows[index]
+            quality = float(row[settings.duplicates.prefer]) if settings.duplicates.prefer else 0.0
+            return quality, row["date"], row["length_words"], -index
+
+        self.best_first = sorted(range(len(self.rows)), key=better, reverse=True)
+        self.place = {index: place for place, index in enumerate(self.best_first)}
+        for rule in active_rules(settings.rules, settings.thresholds, settings.off):
+            values = self.column(rule.column, rule.threshold)
+            for index, value in values.items():
+                beyond = value > rule.threshold if rule.above is not None else value < rule.threshold
+                if self.dropped[index] is None and beyond:
+                    self.dropped[index] = rule.name
+
+    def column(self, name: str, threshold: float) -> dict[int, float]:
+        """A column's value by document, where it has one."""
+        if name not in CROSS:
+            return {index: row[name] for index, row in enumerate(self.rows) if row[name] is not None}
+        alive = [index for index, rule in enumerate(self.dropped) if rule is None]
+        worded = [index for index in alive if self.rows[index]["length_words"] > 0]
+        if name.startswith("divergence"):
+            return self.divergence(alive)[name == "divergence_excess"]
+        if name == "language_evidence":
+            counts = defaultdict(int)
+            for row in self.rows:
+                counts[row["language"]] += 1
+            rare = {word for word, count in counts.items() if count < LEAST_DOCUMENTS and word != "code"}
+            return {i: r["language_probability"] / (3 if r["language"] in rare else 1) for i, r in enumerate(self.rows)}
+        if name == "lines_words_left":
+            return self.lines(alive)
+        if name == "duplicate_near_similarity":
+            return self.near(worded, threshold)
+        key = "duplicate_url_key" if name == "duplicate_url_newer" else "duplicate_exact_key"
+        first: dict[int, int] = {}
+        for index in sorted(worded, key=self.place.__getitem__):
+            keeper = first.setdefault(self.rows[index][key], index)
+            if keeper != index:
+                self.of[index] = keeper
+        return {index: float(first[self.rows[index][key]] != index) for index in worded}
+
+    def near(self, worded: list[int], threshold: float) -> dict[int, float]:
+        signed = np.stack([np.frombuffer(self.rows[i]["duplicate_signature"], "<u4") for i in worded] or [np.zeros(16)])
+        buckets = defaultdict(list)
+        for number, keys in enumerate(band_keys(signed.astype(np.uint32), self.settings.duplicates.band_rows).tolist()):
+            for key in keys:
+                buckets[key].append(number)
+        place = [self.place[i] for i in worded]
+        edges = set()
+        for members in buckets.values():
+            hub = min(members, key=place.__getitem__)
+            edges |= {(hub, other) for other in members if (signed[hub] == signed[other]).mean() > threshold}
+        pairs = np.array(sorted(edges)).reshape(-1, 2)
+        graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(worded), len(worded)))
+        found: dict[int, float] = {}
+        groups = defaultdict(list)
+        for number, label in enumerate(connected_components(graph, directed=False)[1]):
+            groups[label].append(number)
+        for group in groups.values():
+            stay: list[int] = []
+            for member in sorted(group, key=place.__getitem__):
+                likeness = [(signed[other] == signed[member]).mean() for other in stay]
+                if likeness and max(likeness) > threshold:
+                    found[worded[member]] = max(likeness)
+                    self.of[worded[member]] = worded[stay[int(np.argmax(likeness))]]
+                else:
+                    stay.append(member)
+        return found
+
+    def divergence(self, alive: list[int]) -> tuple[dict[int, float], dict[int, float]]:
+        bits: dict[int, float] = {}
+        excess: dict[int, float] = {}
+        for language in {row["language"] for row in self.rows} - {"", "code"}:
+            inside = [i for i in alive if self.rows[i]["language"] == language]
+            judged = [i for i in inside if len(self.rows[i]["divergence_tokens"]) >= LEAST_TOKENS]
+            if min(len(inside), len(judged)) < LEAST_DOCUMENTS:
+                continue
+            counts = [np.bincount(self.rows[i]["divergence_tokens"], minlength=BUCKETS) for i in judged]
+            totals = np.sum(counts, axis=0)
+            for index, own in zip(judged, counts):
+                rest = (totals - own + 1) / (totals.sum() - own.sum() + BUCKETS)
+                share = own[own > 0] / own.sum()
+                bits[index] = float((share * np.log2(share / rest[own > 0])).sum())
+            values = np.array([bits[index] for index in judged])
+            excess |= zip(judged, standard_excess(values, np.log2([own.sum() for own in counts])).tolist())
+        return bits, excess
+
+    def lines(self, alive: list[int]) -> dict[int, float]:
+        settings, order = self.settings.duplicates, defaultdict(int)
+        bucket = {}
+        for index in alive:
+            language = self.rows[index]["language"]
+            bucket[index] = (language, order[language] // settings.line_bucket)
+            order[language] += 1
+        seen = defaultdict(set)
+        for index in alive:
+            for value in self.rows[index]["lines_hashes"]:
+                if value:
+                    seen[*bucket[index], value].add(index)
+        self.repeated = {key for key, documents in seen.items() if len(documents) > settings.line_documents}
+        left = {}
+        for index in alive:
+            row = self.rows[index]
+            gone = [(*bucket[index], value) in self.repeated for value in row["lines_hashes"]]
+            if any(gone):
+                left[index] = sum(words for words, away in zip(row["lines_words"], gone) if not away)
+        self.bucket = bucket
+        return left
+
+    def texts(self) -> dict[str, str]:
+        """The kept documents' texts by id."""
+        found = {}
+        for index, row in enumerate(self.rows):
+            if self.dropped[index] is None:
+                kept = [
+                    line
+                    for line, value in zip(row["text"].split("\n"), row["lines_hashes"])
+                    if (*self.bucket.get(index, ("", 0)), value) not in self.repeated
+                ]
+                changed = len(kept) < len(row["lines_hashes"])
+                found[row["id"]] = "\n".join(kept).strip("\n") if changed else row["text"]
+        return found
