@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from herdbook.model.transformer import Transformer
-    from herdbook.tokens.batches import HeldOut, PackedBatches
+    from herdbook.tokens.batches import HeldOut
     from herdbook.tokens.shards import TokenSets
+    from herdbook.train.phased import PhasedBatches
 
 __all__ = ["ModelShape", "PretrainSettings", "bits_per_byte", "pretrain"]
 
@@ -32,23 +33,22 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     and tokenizer don't fit.
     """
     from herdbook.console import log
-    from herdbook.tokens.batches import PackedBatches
     from herdbook.tokens.shards import TokenSets
     from herdbook.train.loop import train
     from herdbook.train.machine import prepare
     from herdbook.train.objective import NextToken
+    from herdbook.train.phased import PhasedBatches
+    from herdbook.train.phases import Plan
 
     prepare(settings.threads)
     sets = TokenSets.open(tokens)
-    batches = PackedBatches(
-        sets, mix=settings.mix, length=settings.length, rows=settings.rows, seed=settings.seed, packing=settings.packing
-    )
+    batches = PhasedBatches(sets, Plan.of(settings), settings.seed, settings.packing)
     model = make_model(settings, sets, start)
     if settings.compile:
         for layer in model.blocks:
             layer.get_submodule("feed_forward").compile()
     parameters = sum(weight.numel() for weight in model.parameters())
-    log("model", parameters=parameters, sets=",".join(batches.names), **_passes(settings, batches))
+    log("model", parameters=parameters, sets=",".join(batches.names), **_passes(batches))
     validate = Validation(settings, batches)
     figures = train(model, NextToken(), batches, settings, out, validate=validate if validate.names else None)
     export(model, settings, sets, tokens, out)
@@ -70,6 +70,7 @@ def make_model(settings: PretrainSettings, sets: TokenSets, start: Path | None) 
         model = Transformer(shape_of(settings.model, sets.vocab_size))
         model.initialize(settings.seed)
         return model
+    check_tokenizer(sets, start)
     model = load_model(start / "model", dtype=torch.float32)
     if model.config.vocab_size < sets.vocab_size:
         raise UserError(
@@ -90,10 +91,21 @@ def make_model(settings: PretrainSettings, sets: TokenSets, start: Path | None) 
     return upcycle(model, how.experts, how.per_token, how.router_loss, settings.seed)
 
 
+def check_tokenizer(sets: TokenSets, start: Path) -> None:
+    """`UserError` unless the tokens were made with the tokenizer of the model to go on from."""
+    from herdbook.tokens.tokenizer import Tokenizer
+
+    if (start / "model" / "tokenizer.json").is_file() and Tokenizer.load(start / "model").hash != sets.tokenizer_hash:
+        raise UserError(
+            f"{sets.folder}: its tokens were made with another tokenizer than that of the model {start}, so their "
+            "numbers mean other pieces of text; pack the documents with the model's own tokenizer"
+        )
+
+
 class Validation:
     """Bits per byte of held-out pages: a sample within the run, all at its end."""
 
-    def __init__(self, settings: PretrainSettings, batches: PackedBatches) -> None:
+    def __init__(self, settings: PretrainSettings, batches: PhasedBatches) -> None:
         self.settings, self.batches = settings, batches
         self.names = [name for name in batches.names if len(batches.sets.sets[name]["heldout"])]
 
@@ -154,8 +166,6 @@ def nested(figures: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _passes(settings: PretrainSettings, batches: PackedBatches) -> dict[str, float]:
+def _passes(batches: PhasedBatches) -> dict[str, float]:
     """How many times the run goes through each set."""
-    return {
-        f"epochs_{name}": passes for name, passes in batches.epochs(settings.total_steps * settings.accumulate).items()
-    }
+    return {f"epochs_{name}": passes for name, passes in batches.epochs().items()}

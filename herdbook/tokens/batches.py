@@ -57,7 +57,8 @@ class PackedBatches:
 
     `mix` gives each set's share of the rows (made to sum to 1; sets not named have none; without a mix, shares are
     by tokens), or is a schedule: a list of (first step, shares), the first at step 0. A schedule changes nothing
-    of the steps before it. Raises `UserError` for unknown sets, weights that are no shares, and empty sets.
+    of the steps before it. `rows` of a batch may be a schedule as well: (first step, rows). Raises `UserError` for
+    unknown sets, weights that are no shares, empty sets, and a token that the vocabulary does not have.
     """
 
     def __init__(
@@ -66,15 +67,18 @@ class PackedBatches:
         *,
         mix: Mix | Sequence[tuple[int, Mix]] | None = None,
         length: int,
-        rows: int,
+        rows: int | Sequence[tuple[int, int]],
         seed: int,
         packing: Literal["best_fit", "concatenate"] = "best_fit",
     ) -> None:
-        if length < 2 or rows < 1:
+        ramp = [(0, rows)] if isinstance(rows, int) else list(rows)
+        self.row_starts = np.array([start for start, _ in ramp])
+        self.row_counts = np.array([count for _, count in ramp])
+        if length < 2 or self.row_counts.min() < 1:
             raise UserError(f"batches of {rows} rows of {length} tokens cannot be; rows ≥ 1 and length ≥ 2")
         if packing not in PACKINGS:
             raise UserError(f"packing is {packing!r}; it is one of {', '.join(PACKINGS)}")
-        self.sets, self.length, self.rows, self.seed = sets, length, rows, seed
+        self.sets, self.length, self.rows, self.seed = sets, length, int(self.row_counts[-1]), seed
         self.starts, shares = read_mix(sets, mix)
         self.shares = np.cumsum(shares, axis=1)  # (schedule, sets) where each set's share ends, up to 1
         # Exactly 1 from the last set that has a share, or rounding could hand a row to one that has none.
@@ -95,9 +99,10 @@ class PackedBatches:
         """
         steps = np.arange(first, last)
         shares = self.shares[np.searchsorted(self.starts, steps, side="right") - 1]
+        rows = self.row_counts[np.searchsorted(self.row_starts, steps, side="right") - 1][:, None]
         point = (self.phase + steps * GOLDEN) % 1.0
-        ends = np.floor(shares * self.rows + point[:, None]).astype(np.int64)
-        return np.diff(np.minimum(ends, self.rows), axis=1, prepend=0)
+        ends = np.floor(shares * rows + point[:, None]).astype(np.int64)
+        return np.diff(np.minimum(ends, rows), axis=1, prepend=0)
 
     def given(self, step: int) -> dict[str, int]:
         """How many rows each set gave before `step`."""

@@ -68,7 +68,20 @@ class TokenSets:
             name: {split: map_set(folder, f"{name}.{split}", dtype, entry, verify) for split, entry in splits.items()}
             for name, splits in index["sets"].items()
         }
+        for name, splits in sets.items() if verify else ():
+            for split, found in splits.items():
+                check_ids(found.tokens, index["vocab_size"], folder / f"{name}.{split}.bin")
         return cls(folder, sets, index["vocab_size"], index["bos_id"], index["eos_id"], index["tokenizer"])
+
+
+def check_ids(tokens: np.ndarray, vocab_size: int, source: Path) -> None:
+    """`UserError` when one of the ids is none of the vocabulary's."""
+    if len(tokens) and int(tokens.max()) >= vocab_size:
+        at = int(tokens.argmax())
+        raise UserError(
+            f"{source}: token {at:,} is {int(tokens[at])}, beyond the vocabulary of {vocab_size}; "
+            "the index is of another tokenizer, or the file was damaged before it was counted: pack the documents again"
+        )
 
 
 def read_index(folder: Path) -> dict[str, Any]:

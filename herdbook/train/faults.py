@@ -1,4 +1,4 @@
-"""Faults a run meets: a request to stop, and losses that are not finite.
+"""Faults a run meets: a request to stop, and losses that are not finite or jump.
 
 A stop asked for (Ctrl-C, a scheduler's SIGTERM) is kept until the step is done, so that a checkpoint can be
 written first; asked a second time it takes effect at once.
@@ -15,6 +15,8 @@ from typing import Any
 from herdbook.console import log
 from herdbook.settings import UserError
 
+RECENT, ENOUGH = 100, 20  # losses that a jump is measured against, at most and at least
+SMALLEST_SPREAD = 0.005  # of the mean: a loss that has all but stopped moving makes no jump of every small step
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -52,23 +54,59 @@ class StopRequest:
 
 
 class Skips:
-    """Counts steps that were skipped because loss or gradient was not finite, and stops when they are too many."""
+    """Counts steps that were skipped because loss or gradient was not finite or jumped, and stops when too many are.
 
-    def __init__(self, limit: int, in_a_row: int = 0, total: int = 0) -> None:
-        self.limit, self.in_a_row, self.total = limit, in_a_row, total
+    A jump is measured against the losses of the steps before it that were not skipped, which a checkpoint keeps.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        in_a_row: int = 0,
+        total: int = 0,
+        recent: list[float] | None = None,
+        *,
+        spike: float | None = None,
+    ) -> None:
+        self.limit, self.in_a_row, self.total, self.spike = limit, in_a_row, total, spike
+        self.recent = list(recent or [])
+
+    @property
+    def state(self) -> list[Any]:
+        """What a checkpoint keeps."""
+        return [self.in_a_row, self.total, self.recent]
+
+    def new_phase(self) -> None:
+        """Other data, or longer rows, have other losses: what was usual before is none of theirs."""
+        self.recent = []
 
     def must_skip(self, step: int, loss: float, norm: float, learning_rate: float) -> bool:
         """Whether the step has to be left out; raises UserError at the `limit + 1`-th in a row."""
-        if math.isfinite(loss) and math.isfinite(norm):
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        usual = self._usual()
+        if finite and loss <= usual:
             self.in_a_row = 0
+            if self.spike is not None:
+                self.recent = [*self.recent, loss][-RECENT:]
             return False
         self.in_a_row += 1
         self.total += 1
         if self.in_a_row > self.limit:
+            fault = (
+                f"above the {usual:.4g} that the steps before allow (spike={self.spike})" if finite else "not finite"
+            )
             raise UserError(
-                f"step {step}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}, not finite for the "
+                f"step {step}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}, {fault} for the "
                 f"{self.in_a_row}. time in a row (max_skipped={self.limit}), with learning rate {learning_rate:.3g}. "
                 "Lower peak_lr or clip, lengthen warmup, or use precision=fp32; the last checkpoint is from before it"
             )
         log("step_skipped", step=step, loss=loss, gradient_norm=norm, in_a_row=self.in_a_row)
         return True
+
+    def _usual(self) -> float:
+        """The highest loss that is no jump."""
+        if self.spike is None or len(self.recent) < ENOUGH:
+            return math.inf
+        mean = sum(self.recent) / len(self.recent)
+        spread = math.sqrt(sum((loss - mean) ** 2 for loss in self.recent) / len(self.recent))
+        return mean + self.spike * max(spread, SMALLEST_SPREAD * abs(mean))

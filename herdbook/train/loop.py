@@ -22,18 +22,24 @@ from herdbook.console import log, progress
 from herdbook.settings import UserError
 from herdbook.train.checkpoint import Checkpoints, random_state, restore_random_state
 from herdbook.train.faults import Skips, StopRequest
+from herdbook.train.goodput import Ledger
 from herdbook.train.machine import faster_precision, measured_peak, prepare
 from herdbook.train.metrics import MetricsLog
 from herdbook.train.objective import Objective
 from herdbook.train.optimizer import Optimizers, scale_gradients
+from herdbook.train.phases import Plan
+from herdbook.train.prefetch import Prefetcher
 from herdbook.train.settings import TrainSettings
 
 Validate = Callable[[nn.Module, bool], dict[str, float]]
 """Judges the model (gradients off, under the loop's autocast), True at the end; its figures go into the record."""
 
+Ended = Callable[[dict[str, float]], bool]
+"""Whether a validation's figures are those the run was for, so that it ends before its last step."""
+
 
 class BatchSource(Protocol):
-    """Batches as a pure function of their number; micro-batch m of step s has number s * accumulate + m."""
+    """Batches as a pure function of their number; a step's micro-batches follow each other (`phases.Plan.micro`)."""
 
     def batch(self, step: int) -> Any: ...
 
@@ -46,17 +52,19 @@ def train(
     folder: Path,
     *,
     validate: Validate | None = None,
+    ended: Ended | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place up to `settings.total_steps`, going on from `folder`/checkpoints where there are any.
 
     Writes checkpoints, metrics.jsonl and tensorboard/ in `folder`. Returns the run's figures: loss (mean of the last
-    tenth of the steps, nats per counted token), tokens, seconds, tokens_per_second, mfu, …, and the last validation's.
+    tenth of the steps, nats per counted token), tokens, seconds, tokens_per_second, mfu, …, the last validation's,
+    and `goodput`, where the seconds of all attempts went.
     Raises UserError on another model's checkpoints, on a full disk, and when the loss stays not finite;
     KeyboardInterrupt or SystemExit after a checkpoint when asked to stop.
     """
-    run = Run(model, objective, batches, settings, folder, validate)
-    run.resume()
+    run = Run(model, objective, batches, settings, folder, validate, ended)
     try:
+        run.resume()
         with StopRequest() as request:
             run.go(request)
     finally:
@@ -75,11 +83,15 @@ class Run:
         settings: TrainSettings,
         folder: Path,
         validate: Validate | None,
+        ended: Ended | None = None,
     ) -> None:
+        self.ledger = Ledger(folder)
         self.threads = prepare(settings.threads)
-        self.model, self.objective, self.batches = model, objective, batches
-        self.settings, self.folder, self.validate = settings, folder, validate
+        self.model, self.objective, self.plan = model, objective, Plan.of(settings)
+        self.settings, self.folder, self.validate, self.ended = settings, folder, validate, ended
         self.device = next(model.parameters()).device
+        ahead = settings.prefetch if settings.prefetch is not None else 0 if self.device.type == "cpu" else 2
+        self.batches = Prefetcher(batches, ahead, self.device, self.plan.micro(self.plan.total_steps))
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints)
         self.found = self.checkpoints.newest()
         # A resumed run must not choose anew: a busy machine may measure another winner.
@@ -89,7 +101,8 @@ class Run:
         self.step = self.tokens = 0
         self.saved: int | None = None
         self.seconds = self.flops = self.full_flops = 0.0
-        self.skips = Skips(settings.max_skipped)
+        self.done = False
+        self.skips = Skips(settings.max_skipped, spike=settings.spike)
         self.losses: list[float] = []
         self.validation: dict[str, float] = {}
         self.metrics: MetricsLog | None = None
@@ -126,11 +139,13 @@ class Run:
             self.step, self.saved = found["step"], found["step"]
             for key in ("tokens", "seconds", "flops", "full_flops", "losses", "validation"):
                 setattr(self, key, found[key])
-            self.skips = Skips(self.settings.max_skipped, *found["skips"])
-            log("resumed", step=self.step, of=self.settings.total_steps, folder=self.folder)
+            self.done = found.get("done", False)
+            self.skips = Skips(self.settings.max_skipped, *found["skips"], spike=self.settings.spike)
+            log("resumed", step=self.step, of=self.plan.total_steps, folder=self.folder)
             if found["threads"] != self.threads:
                 log("resumed_inexactly", threads=self.threads, threads_before=found["threads"])
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.ledger.resume(found.get("ledger", {}) if found else {}, self.step, self.folder / "metrics.jsonl")
         self.metrics = MetricsLog(self.folder, self.step, self.settings.tensorboard)
 
     def _check_identity(self, saved: dict[str, Any]) -> None:
@@ -154,7 +169,7 @@ class Run:
 
     def go(self, request: StopRequest) -> None:
         """Do the steps that are left."""
-        settings, total = self.settings, self.settings.total_steps
+        settings, total = self.settings, self.plan.total_steps
         peak = settings.peak_flops or measured_peak(self.dtype, self.device)
         log(
             "train", steps=total, first=self.step, optimizer=settings.optimizer, precision=self.precision,
@@ -162,36 +177,47 @@ class Run:
         )  # fmt: skip
         with progress("train", total, "steps") as tracker:
             tracker.advance(self.step)
-            while self.step < total:
+            if self.step < total and not self.done:
+                self.ledger.started()
+            while self.step < total and not self.done:
                 record = self._one_step(peak)
                 self.step += 1
                 due = settings.validate_every and self.step % settings.validate_every == 0
                 if self.validate is not None and (due or self.step == total):
                     record |= self._validated()
+                    self.done = self.ended is not None and self.ended(self.validation)
                 assert self.metrics is not None
-                self.metrics.write(self.step - 1, record)
+                self.metrics.write(self.step - 1, record | {"clock": time.monotonic()})
                 tracker.note(loss=record["loss"], tokens_per_second=record["tokens_per_second"])
                 tracker.advance(1)
                 due = settings.checkpoint_every and self.step % settings.checkpoint_every == 0
-                if due or self.step == total or request.signal is not None:
+                last = self.done or self.step == total
+                if due or last or request.signal is not None:
                     self.save()
                 if request.signal is not None:
-                    self.checkpoints.wait()
-                    if self.step < total:
+                    self._wait()
+                    if not last:
+                        self.ledger.stopped(self.step)
                         request.stop(self.step)
-        self.checkpoints.wait()
+                if last:
+                    self._wait()
+                    self.ledger.finished(self.step)
 
     def _one_step(self, peak: float) -> dict[str, float]:
         """Gradients of all micro-batches, summed, made a mean over all that was counted, clipped, applied."""
-        start = time.perf_counter()
+        start, waited = time.perf_counter(), 0.0
+        part = self.plan.at(self.step)
+        if self.step == part.first > 0:
+            self.skips.new_phase()
         share = self.optimizers.set_step(self.step)
         count, tokens, flops, full_flops = 0, 0, 0.0, 0.0
         total: Tensor = torch.zeros((), device=self.device)
         sums: dict[str, Tensor] = {}
-        for micro in range(self.settings.accumulate):
-            batch = self.batches.batch(self.step * self.settings.accumulate + micro)
-            if self.device.type != "cpu":
-                batch = batch.to(self.device)
+        first = self.plan.micro(self.step)
+        for micro in range(first, first + part.accumulate):
+            asked = time.perf_counter()
+            batch = self.batches.batch(micro)
+            waited += time.perf_counter() - asked
             with self.autocast():
                 loss = self.objective(self.model, batch)  # type: ignore[arg-type]
             loss.total.backward()
@@ -209,9 +235,11 @@ class Run:
         self.optimizers.zero_grad()
         seconds = time.perf_counter() - start
         self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+        self.ledger.kept["training"] += seconds - waited
+        self.ledger.kept["waiting_for_data"] += waited
         self.flops, self.full_flops = self.flops + flops, self.full_flops + full_flops
         if math.isfinite(mean):  # the mean of the last tenth of the steps is the run's loss
-            self.losses = [*self.losses, mean][-max(1, self.settings.total_steps // 10) :]
+            self.losses = [*self.losses, mean][-max(1, self.plan.total_steps // 10) :]
         return {
             "loss": mean,
             **{key: float(value) / divisor for key, value in sums.items()},
@@ -223,15 +251,19 @@ class Run:
             "tokens_per_second": tokens / seconds,
             "mfu": flops / seconds / peak,
             "mfu_full_attention": full_flops / seconds / peak,
+            "seconds": seconds,
+            "waiting_seconds": waited,
         }
 
     def _validated(self) -> dict[str, float]:
         assert self.validate is not None
+        start = time.perf_counter()
         training = self.model.training
         self.model.eval()
         with torch.no_grad(), self.autocast():
-            self.validation = self.validate(self.model, self.step == self.settings.total_steps)
+            self.validation = self.validate(self.model, self.step == self.plan.total_steps)
         self.model.train(training)
+        self.ledger.kept["validating"] += time.perf_counter() - start
         log("validated", step=self.step, **self.validation)
         return self.validation
 
@@ -239,17 +271,26 @@ class Run:
         """Start writing a checkpoint of where the run stands, unless there is one."""
         if self.saved == self.step:
             return
-        self.saved = self.step
+        self.saved, start = self.step, time.perf_counter()
         keys = ("tokens", "seconds", "flops", "full_flops", "losses", "validation", "precision", "threads")
         run = {key: getattr(self, key) for key in keys}
-        run |= {"identity": self.identity, "skips": [self.skips.in_a_row, self.skips.total]}
+        run |= {"identity": self.identity, "skips": self.skips.state}
+        run |= {"done": self.done, "ledger": dict(self.ledger.kept)}
         self.checkpoints.save(self.step, self.state(), run)
+        self.ledger.kept["checkpointing"] += time.perf_counter() - start
+
+    def _wait(self) -> None:
+        """Wait until the last checkpoint is on disk."""
+        start = time.perf_counter()
+        self.checkpoints.wait()
+        self.ledger.kept["checkpointing"] += time.perf_counter() - start
 
     def close(self) -> None:
         """Let go of files and threads, and give the caller's arithmetic its smallest numbers back."""
         torch.set_flush_denormal(False)
         if self.metrics is not None:
             self.metrics.close()
+        self.batches.close()
         self.checkpoints.close()
 
     def figures(self) -> dict[str, Any]:
@@ -265,5 +306,6 @@ class Run:
             "mfu": self.flops / seconds / peak,
             "mfu_full_attention": self.full_flops / seconds / peak,
             "skipped_steps": self.skips.total,
+            "goodput": self.ledger.figures(),
             **self.validation,
         }

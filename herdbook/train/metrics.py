@@ -71,3 +71,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All records of a metrics file, in order."""
     with open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def read_whole(path: Path) -> list[dict[str, Any]]:
+    """The records of a file that may be absent, or end in a line that was being written."""
+    records: list[dict[str, Any]] = []
+    if path.exists():
+        with open(path, "rb") as file:
+            for line in file:
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    break
+                if not isinstance(record, dict):
+                    break
+                records.append(record)
+    return records

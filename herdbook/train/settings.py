@@ -7,6 +7,37 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from herdbook.settings import Settings, UserError
+from herdbook.train.phases import Plan
+
+
+class Phase(Settings):
+    """What changes within a run, and where; what is not given stays as it was."""
+
+    after_tokens: int | None = Field(None, gt=0)
+    """Begins when this many tokens of the rows lie behind; give this or `after_steps`."""
+
+    after_steps: int | None = Field(None, gt=0)
+    """Begins when this many steps lie behind."""
+
+    rows: int | None = Field(None, gt=0)
+    """Rows of one micro-batch from here on."""
+
+    accumulate: int | None = Field(None, gt=0)
+    """Micro-batches of one step from here on."""
+
+    length: int | None = Field(None, gt=1)
+    """Tokens of one row from here on; a change of length begins a new pass over the data."""
+
+    mix: dict[str, float] | None = None
+    """Share of the rows from each token set from here on."""
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Phase:
+        if (self.after_tokens is None) == (self.after_steps is None):
+            raise UserError("a phase needs either after_tokens or after_steps, not both or none")
+        if self.rows is self.accumulate is self.length is self.mix is None:
+            raise UserError("a phase changes nothing; give rows, accumulate, length or mix")
+        return self
 
 
 class TrainSettings(Settings):
@@ -26,6 +57,9 @@ class TrainSettings(Settings):
 
     accumulate: int = Field(1, gt=0)
     """Micro-batches whose gradients make one step."""
+
+    phases: tuple[Phase, ...] = ()
+    """Places within the run from which on rows, accumulate, length or mix are others, in order (§3.4)."""
 
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon: orthogonalised momentum for the blocks' matrices, AdamW for the rest; adamw: for all, as in the paper."""
@@ -82,7 +116,13 @@ class TrainSettings(Settings):
     """How many of the newest checkpoints are kept."""
 
     max_skipped: int = Field(3, ge=0)
-    """Steps in a row that may be skipped because loss or gradient is not finite, before the run stops."""
+    """Steps in a row that may be skipped because loss or gradient is not finite or spikes, before the run stops."""
+
+    spike: float | None = Field(None, gt=0)
+    """Skip a step whose loss lies this many standard deviations above the mean of the last 100; none when not given."""
+
+    prefetch: int | None = Field(None, ge=0)
+    """Batches that a thread makes ahead; when not given 2 on an accelerator, 0 on a CPU, whose cores are busy."""
 
     seed: int = 0
     """Seed of the weights and of the order of data."""
@@ -100,12 +140,10 @@ class TrainSettings(Settings):
     def _has_an_end(self) -> TrainSettings:
         if (self.steps is None) == (self.tokens is None):
             raise UserError(f"give either steps or tokens, not both or none (steps={self.steps}, tokens={self.tokens})")
+        Plan.of(self)  # phases out of order are told when the recipe is read
         return self
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        if self.steps is not None:
-            return self.steps
-        assert self.tokens is not None
-        return -(-self.tokens // (self.rows * self.length * self.accumulate))
+        return Plan.of(self).total_steps

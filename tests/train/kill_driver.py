@@ -1,6 +1,7 @@
-"""Trains a tiny model undisturbed, and once more with SIGKILLs at random moments; prints what came of it as JSON.
+"""Trains a tiny model undisturbed, and once more with SIGKILLs at random moments across two phase borders.
 
-A process of its own that imports torch once, uses none of it, and forks each attempt: quick, and safe to fork.
+Prints what came of it as JSON. A process of its own that imports torch once, uses none of it, and forks each
+attempt: quick, and safe to fork.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ import torch.distributed.checkpoint
 from herdbook.train.loop import train
 from herdbook.train.objective import NextToken
 from tests.support.models import tiny_model
-from tests.train.support import RandomBatches, tiny_settings
+from tests.train.support import PlannedBatches, tiny_settings
 
 STEPS = 60
 
 
 def attempt(folder: Path) -> None:
     model = tiny_model(tied_embeddings=True)
-    settings = tiny_settings(steps=STEPS, checkpoint_every=3, optimizer="muon", accumulate=2)
-    train(model, NextToken(), RandomBatches(split=2), settings, folder)
+    phases = [{"after_steps": 20, "accumulate": 1, "length": 24}, {"after_tokens": 2240, "rows": 2, "accumulate": 3}]
+    settings = tiny_settings(
+        steps=STEPS, checkpoint_every=3, optimizer="muon", rows=2, accumulate=2, phases=phases, spike=50
+    )
+    train(model, NextToken(), PlannedBatches(settings), settings, folder)
     torch.save(model.state_dict(), folder / "weights.pt")
 
 
@@ -58,7 +62,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
     while killed < kills and attempts < 4 * kills and code == 0:
         attempts += 1
         child = fork(folder / "killed")
-        time.sleep(draw.uniform(0.0, seconds / 6))
+        time.sleep(draw.uniform(0.0, seconds / 4))
         os.kill(child, signal.SIGKILL)
         killed += os.waitpid(child, 0)[1] == signal.SIGKILL
         whole = (folder / "killed" / "checkpoints").glob("step-*/.metadata")

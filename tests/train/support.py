@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from herdbook.tokens.batches import Batch
+from herdbook.train.phases import Plan
 from herdbook.train.settings import TrainSettings
 
 
@@ -29,6 +30,17 @@ class RandomBatches:
         whole = Batch(tokens, targets, ids)
         each = self.rows // self.split
         return whole.rows(part * each, (part + 1) * each)
+
+
+class PlannedBatches:
+    """Random rows, as many and as long as the run's phases want them."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.parts = Plan.of(settings).parts
+
+    def batch(self, step: int) -> Batch:
+        part = next(part for part in reversed(self.parts) if part.first_micro <= step)
+        return RandomBatches(part.rows, part.length).batch(step)
 
 
 class OneBatch:
