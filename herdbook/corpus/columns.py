@@ -134,9 +134,10 @@ def near_duplicates(view: View) -> Columns:
 def divergences(view: View) -> Columns:
     """Divergence of the words of each kept document from those of the others in its language."""
 
-    def parts() -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        for rows, table in view.measured.parts("divergence_tokens"):
-            yield rows, *lists(table["divergence_tokens"])
+    def parts() -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+        for rows, table in view.measured.parts("divergence_tokens", "divergence_counts"):
+            tokens, offsets = lists(table["divergence_tokens"])
+            yield rows, tokens, lists(table["divergence_counts"])[0], offsets
 
     codes = view.measured.languages
     bits, excess = divergence.divergence(parts, view.alive, codes.names, codes.codes)

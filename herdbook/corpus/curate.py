@@ -179,6 +179,7 @@ def measure_shard(shard: Shard, settings: MeasureSettings, target: Path) -> int:
             losses.append({"source": shard.source} | loss)
     write_json(target.with_suffix(".json"), {"losses": losses, "skipped": dict(skipped), "pages": len(rows)})
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    pq.write_table(as_table(rows, settings), temporary, compression="zstd", compression_level=1)
+    words = ["source", "language", "kind", "date", "encoding_name"]  # few different ones
+    pq.write_table(as_table(rows, settings), temporary, compression="zstd", compression_level=1, use_dictionary=words)
     temporary.replace(target)
     return len(rows)

@@ -20,9 +20,9 @@ LEAST_SPREAD = 0.25
 LEAST_TOKENS = 30
 """Documents with fewer words are not judged."""
 
-Parts = Callable[[], Iterable[tuple[slice, np.ndarray, np.ndarray]]]
-"""Gives the documents anew at each call, part by part: their rows, all their word buckets (V,) uint16 one after the
-other, and where each one's begin (n + 1,)."""
+Parts = Callable[[], Iterable[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]]
+"""Gives the documents anew at each call, part by part: their rows, all their distinct word buckets (V,) uint16 one
+document after the other, how many words each bucket has (V,), and where each document's begin (n + 1,)."""
 
 
 def divergence(
@@ -38,44 +38,54 @@ def divergence(
     judged = alive & (enough & ~np.isin(names, ["", "code"]))[codes]
     lengths = np.zeros(len(alive), dtype=np.int32)
     totals = np.zeros((len(names), BUCKETS))
-    for rows, tokens, offsets in parts():
-        lengths[rows] = np.diff(offsets)
+    for rows, tokens, counts, offsets in parts():
+        lengths[rows] = _sums(counts, offsets)
         judged[rows] &= lengths[rows] >= LEAST_TOKENS
-        language = np.repeat(np.where(judged[rows], codes[rows], -1), lengths[rows])
+        language = np.repeat(np.where(judged[rows], codes[rows], -1), np.diff(offsets))
         for code in np.unique(codes[rows][judged[rows]]):
-            totals[code] += np.bincount(tokens[language == code], minlength=BUCKETS)
+            inside = language == code
+            totals[code] += np.bincount(tokens[inside], weights=counts[inside], minlength=BUCKETS)
     judged &= (np.bincount(codes[judged], minlength=len(names)) >= LEAST_DOCUMENTS)[codes]
     bits, excess = np.full(len(alive), np.nan), np.full(len(alive), np.nan)
     sums = totals.sum(axis=1)
-    for rows, tokens, offsets in parts():
-        chosen = np.flatnonzero(judged[rows])
-        bits[rows][chosen] = kl_bits(tokens, offsets, chosen, codes[rows], totals, sums)
+    for rows, tokens, counts, offsets in parts():
+        chosen = judged[rows]
+        cross, own = bits_of(tokens, counts, offsets, codes[rows], totals, sums)
+        bits[rows][chosen] = (cross - own)[chosen]
     for code in np.unique(codes[judged]):
         inside = np.flatnonzero(judged & (codes == code))
         excess[inside] = standard_excess(bits[inside], np.log2(lengths[inside]))
     return bits, excess
 
 
-def kl_bits(
-    tokens: np.ndarray,  # (V,) word buckets of n documents, one after the other
+def bits_of(
+    tokens: np.ndarray,  # (V,) distinct word buckets of n documents, one after the other
+    counts: np.ndarray,  # (V,) how many words of its document each has
     offsets: np.ndarray,  # (n + 1,) where each document's begin
-    chosen: np.ndarray,  # (M,) documents wanted, in order
     languages: np.ndarray,  # (n,) number of each document's language
     totals: np.ndarray,  # (L, BUCKETS) counts of each language's documents, these among them
     sums: np.ndarray,  # (L,) of these counts
-) -> np.ndarray:  # (M,)
-    """Divergence in bits of documents from the corpus counts without them, one added to each bucket."""
-    lengths = np.diff(offsets)
-    wanted = np.zeros(len(lengths), dtype=bool)
-    wanted[chosen] = True
-    owners = np.repeat(np.arange(len(lengths)), lengths)
-    inside = wanted[owners]
-    found, counts = np.unique(owners[inside] * BUCKETS + tokens[inside], return_counts=True)
-    owner, bucket = found // BUCKETS, found % BUCKETS
-    share = counts / lengths[owner]
+) -> tuple[np.ndarray, np.ndarray]:  # (n,) each
+    """Documents' cross-entropy under the corpus without them, and their own entropy, in bits a word.
+
+    One is added to the count of each bucket. The difference of the two is the Kullback-Leibler divergence. Without
+    meaning for documents that are not among those counted.
+    """
+    owner = np.repeat(np.arange(len(languages)), np.diff(offsets))
+    lengths = _sums(counts, offsets)[owner]
     language = languages[owner]
-    rest = (totals[language, bucket] - counts + 1.0) / (sums[language] - lengths[owner] + BUCKETS)
-    return np.bincount(owner, weights=share * np.log2(share / rest), minlength=len(lengths))[chosen]
+    rest = np.maximum(totals[language, tokens] - counts + 1.0, 1.0) / np.maximum(
+        sums[language] - lengths + BUCKETS, 1.0
+    )
+    share = counts / lengths
+    return _sums(-share * np.log2(rest), offsets), _sums(-share * np.log2(share), offsets)
+
+
+def _sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Sums (n,) of the values (V,) that lie between one offset and the next."""
+    return np.bincount(
+        np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), weights=values, minlength=len(offsets) - 1
+    )
 
 
 def standard_excess(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:

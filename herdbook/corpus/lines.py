@@ -41,7 +41,7 @@ def once_per_document(keys: np.ndarray, documents: np.ndarray, alive: np.ndarray
     """Keys of the kept documents' lines, each once per document; lines never removed are left out."""
     chosen = (keys != 0) & alive[documents]
     keys, documents = keys[chosen], documents[chosen]
-    order = np.lexsort((documents, keys))
+    order = np.argsort(keys, kind="stable")  # documents come in order, and stay so within a key
     keys, documents = keys[order], documents[order]
     first = np.ones(len(keys), dtype=bool)
     first[1:] = (keys[1:] != keys[:-1]) | (documents[1:] != documents[:-1])

@@ -22,7 +22,7 @@ from herdbook.corpus.read import RawPage
 from herdbook.corpus.settings import MeasureSettings
 from herdbook.corpus.urls import canonical
 
-VERSION = 2
+VERSION = 3
 """Raised when a measurement changes its meaning, so that older measurements are not taken for new ones."""
 
 # Languages written without spaces are counted by the character.
@@ -112,7 +112,8 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
     row["duplicate_exact_key"] = xxhash.xxh3_64_intdigest(hashes.tobytes()) - 2**63
     items = shingles(hashes, settings.shingle_words)
     row["duplicate_signature"] = signature(items, settings.minhash_permutations).tobytes()
-    row["divergence_tokens"] = (prose_hashes % np.uint64(BUCKETS)).astype(np.uint16)
+    found, counts = np.unique((prose_hashes % np.uint64(BUCKETS)).astype(np.uint16), return_counts=True)
+    row["divergence_tokens"], row["divergence_counts"] = found, counts.astype(np.int32)
     row["lines_hashes"] = line_hashes(lines, kinds)
     row["lines_words"] = np.fromiter((len(line.split()) for line in lines), np.int32, len(lines))
     return row
@@ -221,6 +222,6 @@ def schema(settings: MeasureSettings) -> pa.Schema:
     kinds |= {name: pa.float64() if name.endswith("share") else pa.int64() for name in safety("", [])}
     kinds |= {"duplicate_url_key": pa.int64(), "duplicate_exact_key": pa.int64()}
     kinds |= {"duplicate_signature": pa.binary(4 * settings.minhash_permutations)}
-    kinds |= {"divergence_tokens": pa.list_(pa.uint16())}
+    kinds |= {"divergence_tokens": pa.list_(pa.uint16()), "divergence_counts": pa.list_(pa.int32())}
     kinds |= {"lines_hashes": pa.list_(pa.int64()), "lines_words": pa.list_(pa.int32())}
     return pa.schema(list(kinds.items()))

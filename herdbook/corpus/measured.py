@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-_HIDDEN = "text duplicate_signature divergence_tokens lines_hashes lines_words duplicate_url_key duplicate_exact_key"
-HIDDEN = frozenset(_HIDDEN.split())
+_HIDDEN = "text duplicate_signature divergence_tokens divergence_counts lines_hashes lines_words"
+HIDDEN = frozenset([*_HIDDEN.split(), "duplicate_url_key", "duplicate_exact_key"])
 """Columns that only deciding reads; they stay with the measured shards."""
 
 

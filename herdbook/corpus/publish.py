@@ -1,6 +1,7 @@
 """What was decided, written shard by shard: the kept texts without repeated lines, and every page's measurements.
 
-A file carries a digest of all it depends on, so that deciding again writes only what came out otherwise.
+What depends on other pages stands with the measurements only, so a file of documents changes when its texts do. A file
+carries a digest of all it depends on, so that deciding again writes only what came out otherwise.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from herdbook.corpus.measured import HIDDEN, Measured, lists
 
 DIGEST = b"herdbook.digest"
 FIGURES = b"herdbook.figures"
+REPEATED = ["source", "language", "kind", "date", "encoding_name", "dropped_by"]
+"""Columns of few different words."""
 VERSION = "1"
 """Raised when the same decision is written otherwise."""
 
@@ -67,14 +70,12 @@ def _write_shard(measured: Measured, number: int, decision: Decision, ids: _Ids,
     if _held(out / "measurements" / name, digest) is None:
         shown = [column for column in measured.schema.names if column not in HIDDEN]
         _write(_with(measured.table(number, shown), added), out / "measurements" / name, digest, (0, 0))
-    del added["dropped_by"]
-    state[2:] = [key.encode() + b"".join(_bytes(values)) for key, values in added.items()]
-    state += [np.packbits(dropped < 0).tobytes(), np.packbits(gone).tobytes()]
+    state[2:] = [np.packbits(dropped < 0).tobytes(), np.packbits(gone).tobytes()]
     digest = hashlib.sha256(b"\0".join(state)).hexdigest()
     figures = _held(out / "documents" / name, digest)
     if figures is None:
         shown = [column for column in measured.schema.names if column == "text" or column not in HIDDEN]
-        kept = _with(measured.table(number, shown), added)
+        kept = measured.table(number, shown)
         texts = without_lines(kept["text"], offsets, gone).cast(pa.large_string())
         kept = kept.set_column(kept.column_names.index("text"), "text", texts).filter(pa.array(dropped < 0))
         figures = int(pc.sum(pc.utf8_length(kept["text"])).as_py() or 0), int(gone.sum())
@@ -130,5 +131,5 @@ def _write(table: pa.Table, path: Path, digest: str, figures: tuple[int, int]) -
     temporary = path.with_name(f".{path.name}.tmp")
     marks = {DIGEST: digest.encode(), FIGURES: f"{figures[0]} {figures[1]}".encode()}
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **marks})
-    pq.write_table(table, temporary, compression="zstd")
+    pq.write_table(table, temporary, compression="zstd", use_dictionary=REPEATED)
     temporary.replace(path)

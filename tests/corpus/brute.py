@@ -104,10 +104,13 @@ class Brute:
         excess: dict[int, float] = {}
         for language in {row["language"] for row in self.rows} - {"", "code"}:
             inside = [i for i in alive if self.rows[i]["language"] == language]
-            judged = [i for i in inside if len(self.rows[i]["divergence_tokens"]) >= LEAST_TOKENS]
+            judged = [i for i in inside if sum(self.rows[i]["divergence_counts"]) >= LEAST_TOKENS]
             if min(len(inside), len(judged)) < LEAST_DOCUMENTS:
                 continue
-            counts = [np.bincount(self.rows[i]["divergence_tokens"], minlength=BUCKETS) for i in judged]
+            counts = []
+            for row in (self.rows[i] for i in judged):
+                own = zip(row["divergence_tokens"], row["divergence_counts"])
+                counts.append(np.bincount([token for token, count in own for _ in range(count)], minlength=BUCKETS))
             totals = np.sum(counts, axis=0)
             for index, own in zip(judged, counts):
                 rest = (totals - own + 1) / (totals.sum() - own.sum() + BUCKETS)

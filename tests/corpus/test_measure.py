@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from herdbook.corpus.divergence import divergence, kl_bits, language_evidence
+from herdbook.corpus.divergence import bits_of, divergence, language_evidence
 from herdbook.corpus.engine import Native
 from herdbook.corpus.language import identify
 from herdbook.corpus.lines import Buckets, line_keys, once_per_document, removed_lines
@@ -82,16 +82,17 @@ def test_divergence_is_that_of_the_closed_form() -> None:
     totals[[1, 2, 7]] += [4, 3, 9]
     rest = {1: 5, 2: 4, 3: 1}
     wanted = sum(p * np.log2(p / (rest[b] / (16 + BUCKETS))) for b, p in ((1, 0.5), (2, 0.25), (3, 0.25)))
-    others = np.array([9, 9], dtype=np.uint16)  # documents beside it change nothing
-    found = kl_bits(
-        np.concatenate([others, tokens, others]),
-        np.array([0, 2, 6, 8]),
-        np.array([1]),
+    distinct, counts = np.unique(tokens, return_counts=True)
+    beside = [np.array([9]), distinct, np.array([8, 9])]  # documents beside it change nothing
+    cross, own = bits_of(
+        np.concatenate(beside),
+        np.concatenate([[3], counts, [1, 1]]),
+        np.array([0, 1, 4, 6]),
         np.zeros(3, int),
         totals[None],
         totals.sum()[None],
     )
-    assert found == pytest.approx([wanted])
+    assert (cross - own)[1] == pytest.approx(wanted) and own[1] == pytest.approx(1.5)
 
 
 def test_noise_diverges_from_the_corpus_and_the_corpus_does_not_from_itself() -> None:
@@ -104,8 +105,8 @@ def test_noise_diverges_from_the_corpus_and_the_corpus_does_not_from_itself() ->
     even = [draw.integers(0, 2000, 150).astype(np.uint16) for _ in range(4)]
     parts = []
     for rows in (slice(0, 90), slice(90, 208)):
-        some = [*ordinary, *noise, *even][rows]
-        parts.append((rows, np.concatenate(some), np.cumsum([0, *map(len, some)])))
+        some, counts = zip(*(np.unique(item, return_counts=True) for item in [*ordinary, *noise, *even][rows]))
+        parts.append((rows, np.concatenate(some), np.concatenate(counts), np.cumsum([0, *map(len, some)])))
     _, excess = divergence(lambda: parts, np.ones(208, bool), ["en"], np.zeros(208, dtype=np.int32))
     assert (excess[:200] < 6).all() and (excess[200:] > 6).all()
 
