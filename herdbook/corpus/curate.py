@@ -64,11 +64,12 @@ def decide_again(settings: CurateSettings, out: Path) -> dict[str, Any]:
     measured = Measured((out / "measured").glob("*.parquet"))
     if not measured.shards:
         raise UserError(f"{out}: nothing measured here to decide about; curate first")
+    notes = [read_json(shard.with_suffix(".json")) for shard in measured.shards]
+    losses = [loss for note in notes for loss in note["losses"]]
+    _tell_losses(losses, measured.count)
     work = out / ".decided"
     decision = Deciding(measured, settings, Native(work / ".engine"), work).decide()
     written = write_documents(measured, decision, out, min(settings.workers or free_cores(), WRITERS))
-    notes = [read_json(shard.with_suffix(".json")) for shard in measured.shards]
-    losses = [loss for note in notes for loss in note["losses"]]
     write_text(out / "quarantine.jsonl", "".join(json.dumps(loss, ensure_ascii=False) + "\n" for loss in losses))
     skipped: Counter[str] = sum((Counter(note["skipped"]) for note in notes), Counter())
     rows = funnel_rows(decision, measured.numbers("length_characters"), len(losses), written)
@@ -76,6 +77,21 @@ def decide_again(settings: CurateSettings, out: Path) -> dict[str, Any]:
     write_json(out / "rules.json", [rule.model_dump() for rule in decision.rules])
     console.out.print(funnel_table(rows, skipped))
     return metrics(rows, skipped, measured.languages, decision, written)
+
+
+def _tell_losses(losses: list[dict[str, Any]], pages: int) -> None:
+    """Say what went to quarantine and why; UserError when that was all there was."""
+    reasons = Counter(loss["reason"] for loss in losses)
+    if losses and not pages:
+        first = losses[0]
+        where = f"{first['source']}, {first['file']} at byte {first['offset']}"
+        more = f", and {len(losses) - 1} more like it" if len(losses) > 1 else ""
+        raise UserError(
+            f"nothing could be read: {where}: {first['reason']}{more}; "
+            "give another path, or `format` where the name misleads"
+        )
+    for reason, count in reasons.most_common(3):
+        console.log("quarantined", count=count, reason=reason)
 
 
 def free_cores() -> int:

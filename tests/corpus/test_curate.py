@@ -228,11 +228,18 @@ def test_why_tells_the_rule_the_value_and_what_stayed_instead(curated: tuple[Pat
 
 
 @pytest.mark.parametrize("content", [b"", b"no crawl at all " * 50, b"\x1f\x8b\x08" + b"\0" * 100])
-def test_a_crawl_that_is_none_gives_quarantine_and_no_documents(tmp_path: Path, content: bytes) -> None:
+def test_a_crawl_that_is_none_is_an_error_alone_and_quarantine_beside_a_good_one(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "w").mkdir()
-    (tmp_path / "w" / "crawl.warc.gz").write_bytes(content)
+    (tmp_path / "w" / "bad.warc.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"nothing could be read: pages, bad\.warc\.gz at byte 0: "):
+        curate(SETTINGS, [tmp_path / "w"], tmp_path)
+    assert not (tmp_path / "documents").exists()
+    (tmp_path / "w" / "good.warc.gz").write_bytes(members([page("good", *prose(random.Random(1)))])[0])
     figures = curate(SETTINGS, [tmp_path / "w"], tmp_path)
-    assert figures["documents"] == {"read": 1, "kept": 0, "dropped": 0, "quarantined": 1, "passed_over": 0}
+    assert figures["documents"] == {"read": 2, "kept": 1, "dropped": 0, "quarantined": 1, "passed_over": 0}
+    assert "quarantined count=1" in "".join(capsys.readouterr())
 
 
 def test_a_page_of_fifty_megabytes_and_a_page_of_code_among_ordinary_ones(tmp_path: Path) -> None:
