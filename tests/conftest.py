@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,3 +15,10 @@ def smallest_numbers_are_kept() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """After the tests of parallelism: how far each topology was from one process."""
+    parity = sys.modules.get("tests.train.parity")
+    for line in parity.table() if parity is not None else []:
+        terminalreporter.write_line(line)

@@ -14,7 +14,7 @@ import logging
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor
 from herdbook.console import log
 from herdbook.files import read_json, sync_folder, write_json
 from herdbook.settings import UserError
+from herdbook.train.spread import local
 
 PREFIX = "step-"
 MARK, RUN, CHECKSUMS = ".metadata", "run.json", "checksums.json"
@@ -37,8 +38,10 @@ State = dict[str, Any]
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int = 2, ranks: Any = None) -> None:
+        """With `ranks` (`distributed.Ranks`) every call is made by all of them, and each writes and reads its part."""
+        self.folder, self.keep, self.ranks = folder, keep, ranks
+        self.background = RanksInThread(ranks)
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
 
@@ -75,6 +78,12 @@ class Checkpoints:
 
     def newest(self) -> dict[str, Any] | None:
         """The `run` of the newest whole checkpoint, None where there is none; sets aside damaged and partial ones."""
+        if self.ranks is None:
+            return self._newest()
+        found: dict[str, Any] | None = self.ranks.from_first(self._newest)
+        return found
+
+    def _newest(self) -> dict[str, Any] | None:
         for folder in self.folder.glob(f"{PREFIX}*"):
             if _is_step(folder) and not (folder / MARK).exists():
                 shutil.rmtree(folder)  # killed while it was written
@@ -93,7 +102,9 @@ class Checkpoints:
 
         _quiet()
         try:
-            dcp.load(state, checkpoint_id=self.path(step), no_dist=True)
+            alone = self.ranks is None
+            group = None if alone else self.ranks.control
+            dcp.load(state, checkpoint_id=self.path(step), no_dist=alone, process_group=group)
         except (Exception, CheckpointException) as error:
             causes = [str(cause) for cause in _causes(error) if not isinstance(cause, CheckpointException)]
             reason = causes[0] if causes else error
@@ -113,23 +124,58 @@ class Checkpoints:
         from torch.distributed.checkpoint.api import CheckpointException
 
         _quiet()
-        path = self.path(step)
+        path, team = self.path(step), self.background
         try:
-            shutil.rmtree(path, ignore_errors=True)  # only ever a partial one
-            path.mkdir(parents=True)
-            write_json(path / RUN, run)
+            team.first(lambda: self._begin(path, run))
             writer = dcp.FileSystemWriter(path, single_file_per_rank=True, thread_count=1)
-            dcp.save(state, storage_writer=writer, no_dist=True)
-            write_json(path / CHECKSUMS, checksums(path))
-            sync_folder(self.folder)
+            dcp.save(state, storage_writer=writer, no_dist=team.alone, process_group=team.group)
+            sums = team.gathered(checksums(path, team.files))
+            team.first(lambda: self._finish(path, {name: value for part in sums for name, value in part.items()}))
         except (Exception, CheckpointException) as error:  # DCP's own derives from BaseException
-            if not (path / CHECKSUMS).exists():
+            if team.leads and not (path / CHECKSUMS).exists():
                 (path / MARK).unlink(missing_ok=True)
                 shutil.rmtree(path, ignore_errors=True)
             raise UserError(_save_failed(path, error, _size(state))) from error
+
+    def _begin(self, path: Path, run: dict[str, Any]) -> None:
+        shutil.rmtree(path, ignore_errors=True)  # only ever a partial one
+        path.mkdir(parents=True)
+        write_json(path / RUN, run)
+
+    def _finish(self, path: Path, sums: dict[str, int]) -> None:
+        write_json(path / CHECKSUMS, sums)
+        sync_folder(self.folder)
         for old in self.steps()[: -self.keep]:
             (self.path(old) / MARK).unlink(missing_ok=True)  # first, so that a kill leaves no half that looks whole
             shutil.rmtree(self.path(old), ignore_errors=True)
+
+
+class RanksInThread:
+    """What the saving thread asks of the other ranks' saving threads, over a group of their own."""
+
+    def __init__(self, ranks: Any) -> None:
+        self.alone, self.ranks = ranks is None, ranks
+        self.leads = self.alone or ranks.rank == 0
+        self.group = None if self.alone else ranks.background
+
+    def first(self, do: Callable[[], None]) -> None:
+        """The first rank does it, the others wait."""
+        if self.leads:
+            do()
+        if not self.alone:
+            torch.distributed.barrier(group=self.group)
+
+    def gathered(self, value: Any) -> list[Any]:
+        """Every rank's value."""
+        if self.alone:
+            return [value]
+        found: list[Any] = [None] * self.ranks.size
+        torch.distributed.all_gather_object(found, value, group=self.group)
+        return found
+
+    def files(self, name: str) -> bool:
+        """Whether this rank looks after a file of the checkpoint: its own data, the first rank also the rest."""
+        return self.alone or name.startswith(f"__{self.ranks.rank}_") or (self.leads and not name.startswith("__"))
 
 
 def _quiet() -> None:
@@ -155,7 +201,7 @@ def _copied(state: State) -> State:
 
 def _size(state: State) -> int:
     """Bytes of all tensors."""
-    values = (_size(value) if isinstance(value, dict) else value.nbytes for value in state.values())
+    values = (_size(value) if isinstance(value, dict) else local(value).nbytes for value in state.values())
     return sum(values)
 
 
@@ -190,11 +236,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 of every file of a checkpoint but the list itself."""
+def checksums(folder: Path, mine: Callable[[str], bool] = bool) -> dict[str, int]:
+    """CRC-32 of every file of a checkpoint but the list itself, or of those whose name is `mine`."""
     sums = {}
     for path in sorted(folder.iterdir()):
-        if path.name == CHECKSUMS or not path.is_file() or path.name.endswith(".tmp"):
+        if path.name == CHECKSUMS or not path.is_file() or path.name.endswith(".tmp") or not mine(path.name):
             continue
         value = 0
         with open(path, "rb") as file:

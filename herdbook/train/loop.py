@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from herdbook.console import log, progress
 from herdbook.settings import UserError
 from herdbook.train.checkpoint import Checkpoints, random_state, restore_random_state
 from herdbook.train.faults import Skips, StopRequest
 from herdbook.train.goodput import Ledger
+from herdbook.train.gradients import OneProcess
 from herdbook.train.machine import faster_precision, measured_peak, prepare
 from herdbook.train.metrics import MetricsLog
 from herdbook.train.objective import Objective
-from herdbook.train.optimizer import Optimizers, scale_gradients
+from herdbook.train.optimizer import Optimizers
 from herdbook.train.phases import Plan
 from herdbook.train.prefetch import Prefetcher
 from herdbook.train.settings import TrainSettings
@@ -53,6 +54,7 @@ def train(
     *,
     validate: Validate | None = None,
     ended: Ended | None = None,
+    parallel: Any = None,
 ) -> dict[str, Any]:
     """Train `model` in place up to `settings.total_steps`, going on from `folder`/checkpoints where there are any.
 
@@ -60,9 +62,10 @@ def train(
     tenth of the steps, nats per counted token), tokens, seconds, tokens_per_second, mfu, …, the last validation's,
     and `goodput`, where the seconds of all attempts went.
     Raises UserError on another model's checkpoints, on a full disk, and when the loss stays not finite;
-    KeyboardInterrupt or SystemExit after a checkpoint when asked to stop.
+    KeyboardInterrupt or SystemExit after a checkpoint when asked to stop. With `parallel` (`parallel.Parallel`), which
+    has been applied to the model, every rank calls this with the same arguments.
     """
-    run = Run(model, objective, batches, settings, folder, validate, ended)
+    run = Run(model, objective, batches, settings, folder, validate, ended, parallel)
     try:
         run.resume()
         with StopRequest() as request:
@@ -84,15 +87,19 @@ class Run:
         folder: Path,
         validate: Validate | None,
         ended: Ended | None = None,
+        parallel: Any = None,
     ) -> None:
-        self.ledger = Ledger(folder)
+        self.parallel = parallel or OneProcess()
+        self.ledger = Ledger(self.parallel.own_folder(folder))
         self.threads = prepare(settings.threads)
         self.model, self.objective, self.plan = model, objective, Plan.of(settings)
         self.settings, self.folder, self.validate, self.ended = settings, folder, validate, ended
         self.device = next(model.parameters()).device
         ahead = settings.prefetch if settings.prefetch is not None else 0 if self.device.type == "cpu" else 2
-        self.batches = Prefetcher(batches, ahead, self.device, self.plan.micro(self.plan.total_steps))
-        self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints)
+        self.batches = Prefetcher(
+            self.parallel.share(batches), ahead, self.device, self.plan.micro(self.plan.total_steps)
+        )
+        self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints, self.parallel.ranks)
         self.found = self.checkpoints.newest()
         # A resumed run must not choose anew: a busy machine may measure another winner.
         self.precision = self._chosen_precision()
@@ -100,7 +107,7 @@ class Run:
         self.optimizers = Optimizers(model, settings, self.dtype)
         self.step = self.tokens = 0
         self.saved: int | None = None
-        self.seconds = self.flops = self.full_flops = 0.0
+        self.seconds = self.flops = self.full_flops = self.waited = 0.0
         self.done = False
         self.skips = Skips(settings.max_skipped, spike=settings.spike)
         self.losses: list[float] = []
@@ -110,12 +117,12 @@ class Run:
     def _chosen_precision(self) -> str:
         if self.settings.precision != "auto":
             return self.settings.precision
-        return self.found["precision"] if self.found else faster_precision(self.device)
+        return self.found["precision"] if self.found else self.parallel.same(lambda: faster_precision(self.device))
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: the trained shapes and what trains them."""
-        shapes = {name: list(weight.shape) for name, weight in self.model.named_parameters()}
+        shapes = self.parallel.shapes(self.model)
         config = getattr(self.model, "config", None)
         shape = config.model_dump(mode="json") if config is not None else {}
         return {"model": shape, "shapes": shapes, "optimizer": self.settings.optimizer}
@@ -146,7 +153,8 @@ class Run:
                 log("resumed_inexactly", threads=self.threads, threads_before=found["threads"])
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ledger.resume(found.get("ledger", {}) if found else {}, self.step, self.folder / "metrics.jsonl")
-        self.metrics = MetricsLog(self.folder, self.step, self.settings.tensorboard)
+        if self.parallel.rank == 0:
+            self.metrics = MetricsLog(self.folder, self.step, self.settings.tensorboard)
 
     def _check_identity(self, saved: dict[str, Any]) -> None:
         now = self.identity
@@ -171,6 +179,7 @@ class Run:
         """Do the steps that are left."""
         settings, total = self.settings, self.plan.total_steps
         peak = settings.peak_flops or measured_peak(self.dtype, self.device)
+        peak *= self.parallel.size
         log(
             "train", steps=total, first=self.step, optimizer=settings.optimizer, precision=self.precision,
             threads=self.threads, peak_gflops=peak / 1e9,
@@ -186,10 +195,11 @@ class Run:
                 if self.validate is not None and (due or self.step == total):
                     record |= self._validated()
                     self.done = self.ended is not None and self.ended(self.validation)
-                assert self.metrics is not None
-                self.metrics.write(self.step - 1, record | {"clock": time.monotonic()})
+                if self.metrics is not None:
+                    self.metrics.write(self.step - 1, record | {"clock": time.monotonic()})
                 tracker.note(loss=record["loss"], tokens_per_second=record["tokens_per_second"])
                 tracker.advance(1)
+                request.signal = self.parallel.agreed(request.signal)
                 due = settings.checkpoint_every and self.step % settings.checkpoint_every == 0
                 last = self.done or self.step == total
                 if due or last or request.signal is not None:
@@ -205,30 +215,17 @@ class Run:
 
     def _one_step(self, peak: float) -> dict[str, float]:
         """Gradients of all micro-batches, summed, made a mean over all that was counted, clipped, applied."""
-        start, waited = time.perf_counter(), 0.0
+        start = time.perf_counter()
         part = self.plan.at(self.step)
         if self.step == part.first > 0:
             self.skips.new_phase()
         share = self.optimizers.set_step(self.step)
-        count, tokens, flops, full_flops = 0, 0, 0.0, 0.0
-        total: Tensor = torch.zeros((), device=self.device)
-        sums: dict[str, Tensor] = {}
-        first = self.plan.micro(self.step)
-        for micro in range(first, first + part.accumulate):
-            asked = time.perf_counter()
-            batch = self.batches.batch(micro)
-            waited += time.perf_counter() - asked
-            with self.autocast():
-                loss = self.objective(self.model, batch)  # type: ignore[arg-type]
-            loss.total.backward()
-            total = total + loss.total.detach()
-            count, tokens = count + loss.count, tokens + loss.tokens
-            flops, full_flops = flops + loss.flops, full_flops + loss.full_flops
-            for key, value in loss.metrics.items():
-                sums[key] = sums.get(key, 0) + value.detach()
-        divisor = max(count, 1)
-        norm = scale_gradients(self.optimizers.weights, divisor, self.settings.clip)
-        mean, norm_value = float(total) / divisor, float(norm)
+        micros = self._micro_batches(self.plan.micro(self.step), part.accumulate)
+        sums = self.parallel.gradients(self.model, self.objective, micros, self.autocast)
+        count, tokens, flops, full_flops = sums.count, sums.tokens, sums.flops, sums.full_flops
+        waited, divisor = self.waited, max(count, 1)
+        norm = self.parallel.scale(self.optimizers.weights, divisor, self.settings.clip)
+        mean, norm_value = float(sums.total) / divisor, float(norm)
         rate = self.optimizers.rates()
         if not self.skips.must_skip(self.step, mean, norm_value, max(rate.values())):
             self.optimizers.step()
@@ -242,7 +239,7 @@ class Run:
             self.losses = [*self.losses, mean][-max(1, self.plan.total_steps // 10) :]
         return {
             "loss": mean,
-            **{key: float(value) / divisor for key, value in sums.items()},
+            **{key: float(value) / divisor for key, value in sums.metrics.items()},
             **rate,
             "lr_share": share,
             "gradient_norm": norm_value,
@@ -254,6 +251,15 @@ class Run:
             "seconds": seconds,
             "waiting_seconds": waited,
         }
+
+    def _micro_batches(self, first: int, count: int) -> Iterator[Any]:
+        """The step's micro-batches; how long they were waited for is left in `waited`."""
+        self.waited = 0.0
+        for micro in range(first, first + count):
+            asked = time.perf_counter()
+            batch = self.batches.batch(micro)
+            self.waited += time.perf_counter() - asked
+            yield batch
 
     def _validated(self) -> dict[str, float]:
         assert self.validate is not None
@@ -296,7 +302,7 @@ class Run:
     def figures(self) -> dict[str, Any]:
         """The run's figures."""
         seconds = max(self.seconds, 1e-9)
-        peak = self.settings.peak_flops or measured_peak(self.dtype, self.device)
+        peak = (self.settings.peak_flops or measured_peak(self.dtype, self.device)) * self.parallel.size
         return {
             "loss": sum(self.losses) / max(len(self.losses), 1),
             "steps": self.step,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 IGNORED = -100  # a target that is not counted
 CHUNK_NUMBERS = 1 << 21  # logits held at once, 8 MiB in fp32: more falls out of cache, and costs 3 x per number
@@ -38,6 +38,10 @@ def linear_cross_entropy(
     learns = torch.is_grad_enabled()
     wants = (learns and hidden.requires_grad, learns and weight.requires_grad)
     rows = chunk or max(CHUNK_ROWS, CHUNK_NUMBERS // weight.shape[0])
+    if type(weight) not in (Tensor, nn.Parameter):  # cut by words over ranks
+        from herdbook.train.vocabulary import parallel_cross_entropy
+
+        return parallel_cross_entropy(hidden, weight, targets, rows, dtype), count  # type: ignore[arg-type]
     return _LinearCrossEntropy.apply(hidden, weight, targets, rows, dtype, wants), count
 
 

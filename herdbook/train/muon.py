@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from herdbook.train.spread import is_spread, local, orthogonalize_spread, parts_of
+
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
@@ -65,7 +67,9 @@ class Muon(torch.optim.Optimizer):
                 if weight.ndim != 2:
                     raise ValueError(f"Muon takes matrices only, got a weight of shape {tuple(weight.shape)}")
                 self.state[weight]["momentum"] = torch.zeros_like(weight)
-                self.state[weight]["square"] = torch.zeros_like(weight[:, :1])
+                self.state[weight]["square"] = torch.zeros(
+                    (weight.shape[0], 1), dtype=weight.dtype, device=weight.device
+                )  # whole on every rank
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -81,15 +85,19 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _step_alike(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        grads = [weight.grad for weight in weights if weight.grad is not None]
-        momenta = [self.state[weight]["momentum"] for weight in weights]
+        grads = [local(weight.grad) for weight in weights if weight.grad is not None]
+        momenta = [local(self.state[weight]["momentum"]) for weight in weights]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, momenta, group["momentum"])
-        update = orthogonalize(torch.stack(ahead), self.dtype).float()
+        if is_spread(weights[0]):
+            update = orthogonalize_spread(ahead, weights, lambda whole: orthogonalize(whole, self.dtype).float())
+        else:
+            update = orthogonalize(torch.stack(ahead), self.dtype).float()
         update = self._even_rows(update, [self.state[weight]["square"] for weight in weights], group["row_beta"])
         rows, columns = weights[0].shape
-        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(weights, list(update.unbind()), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+        parts, changes = [local(weight) for weight in weights], parts_of(update, weights)
+        torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parts, changes, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
     @staticmethod
     def _even_rows(update: Tensor, squares: list[Tensor], beta: float) -> Tensor:

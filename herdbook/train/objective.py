@@ -64,5 +64,5 @@ class NextToken:
             metrics,
             tokens=count,  # padding is no work done
             flops=count * model.config.flops_per_token(documents.mean_attended),
-            full_flops=count * model.config.flops_per_token(batch.tokens.shape[1]),
+            full_flops=count * model.config.flops_per_token(batch.document_ids.shape[1]),
         )

@@ -59,8 +59,8 @@ class Optimizers:
         self.settings = settings
         kinds = kinds_of_weights(model)
         self.names = {weight: name for named in kinds.values() for name, weight in named}
-        embedding = getattr(model, "embedding", None)
-        rates = peak_rates(settings, embedding.weight.shape[1] if embedding is not None else 128)
+        config = getattr(model, "config", None)
+        rates = peak_rates(settings, config.dim if config is not None else 128)
         self.parts: list[torch.optim.Optimizer] = []
         self.muon: Muon | None = None
         if settings.optimizer == "muon" and kinds["matrix"]:

@@ -1,0 +1,101 @@
+"""What the loop asks of the machinery below it: gradients of a step, and agreement between ranks.
+
+With one process that is a plain loop over micro-batches, and every question is its own answer. `parallel.Parallel`
+answers the same questions for many processes.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from herdbook.train.objective import Objective
+from herdbook.train.optimizer import scale_gradients
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass
+class Sums:
+    """What the micro-batches of a step gave together, over all ranks."""
+
+    total: Tensor | float
+    """Sum of the losses."""
+
+    count: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    full_flops: float = 0.0
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, loss: Any) -> None:
+        """Count one micro-batch's `objective.Loss` in."""
+        self.total = self.total + loss.total.detach()
+        self.count, self.tokens = self.count + loss.count, self.tokens + loss.tokens
+        self.flops, self.full_flops = self.flops + loss.flops, self.full_flops + loss.full_flops
+        for key, value in loss.metrics.items():
+            self.metrics[key] = self.metrics.get(key, 0) + value.detach()
+
+
+class OneProcess:
+    """One process: the whole model, all rows, nobody to agree with."""
+
+    rank, size = 0, 1
+    ranks: Any = None
+
+    def share(self, source: Any) -> Any:
+        """The batches of this rank."""
+        return source
+
+    def gradients(self, model: nn.Module, objective: Objective, batches: Iterable[Any], autocast: Autocast) -> Sums:
+        """Sum the gradients of the micro-batches' summed losses into the weights' `.grad`."""
+        device = next(model.parameters()).device
+        sums = Sums(torch.zeros((), device=device))
+        for batch in batches:
+            if device.type != "cpu":
+                batch = batch.to(device)
+            with autocast():
+                loss = objective(model, batch)  # type: ignore[arg-type]
+            loss.total.backward()
+            sums.add(loss)
+        return sums
+
+    def scale(self, weights: list[Tensor], count: float, clip: float) -> Tensor:
+        """Make the summed gradients a clipped mean; returns the mean's norm over all ranks."""
+        return scale_gradients(weights, count, clip)
+
+    def shapes(self, model: nn.Module) -> dict[str, list[int]]:
+        """The whole shape of every trained or frozen weight of the model, wherever it lies."""
+        return {name: list(weight.shape) for name, weight in model.named_parameters()}
+
+    def own_folder(self, folder: Path) -> Path:
+        """Where this rank keeps what each rank keeps for itself."""
+        return folder
+
+    def agreed(self, asked: signal.Signals | None) -> signal.Signals | None:
+        """The signal that any rank got."""
+        return asked
+
+    def same(self, decide: Callable[[], Any]) -> Any:
+        """What the first rank decides."""
+        return decide()
+
+    def judging(self, model: nn.Module) -> nn.Module:
+        """The model as a validation may call it."""
+        return model
+
+
+def judged(model: nn.Module, objective: Objective, batch: Any) -> Tensor:
+    """The summed loss of a whole batch, gradients off, however many ranks hold the model."""
+    judge = getattr(model, "judge", None)
+    if judge is not None:
+        whole: Tensor = judge(objective, batch)
+        return whole
+    return objective(model, batch).total  # type: ignore[arg-type]

@@ -1,0 +1,222 @@
+"""4D parallelism, applied to a model from outside (§3.3): any combination, for every objective.
+
+Order: context (what attention sees), tensor (how matrices lie), recomputation, FSDP (who keeps which weights). Losses
+and gradients are sums over ranks, divided once by all that was counted, so a topology changes rounding only. Weights
+and sums are fp32; with bf16 the blocks' weights are gathered in it, and gradients are still added up in fp32.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+
+from herdbook.train.context import ContextParallel, share_row
+from herdbook.train.distributed import Ranks, scale_spread_gradients
+from herdbook.train.gradients import Autocast, Sums
+from herdbook.train.objective import Objective
+from herdbook.train.pipeline import Pipeline, Stages
+from herdbook.train.recompute import recompute
+from herdbook.train.topology import check
+
+WeightOf = Callable[[str, torch.Size], Tensor]
+"""A weight's numbers by its name, whole: drawn, or read from a file."""
+
+
+class Parallel:
+    """A model spread over the ranks of a topology, and what the loop asks of them."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks, self.settings = ranks, ranks.settings
+        self.rank, self.size = ranks.rank, ranks.size
+        self.context: ContextParallel | None = None
+        if self.settings.context > 1:
+            self.context = ContextParallel(ranks.context_group, ranks.context_rank, self.settings.context)
+        self.pipeline: Pipeline | None = None
+        self.metric_names: list[str] | None = None
+
+    def apply(self, model: Any, bf16: bool = False, rows: int = 1, length: int = 0, accumulate: int = 1) -> nn.Module:
+        """The model as this rank trains it; `model` (a Transformer, with or without storage) is taken apart."""
+        settings = self.settings
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nothing writes to it
+        check(settings, model.config, rows, length, accumulate)
+        if settings.pipeline > 1:
+            model = Stages(model, settings, self.ranks.stage_rank, self.context)
+            parts = model.parts
+        else:
+            if self.context is not None:
+                self.context.apply_to_hidden(model)
+            parts = [model]
+        for part in parts:
+            blocks = list(part.blocks.values()) if isinstance(part.blocks, nn.ModuleDict) else list(part.blocks)
+            for block in blocks:
+                if self.context is not None:
+                    self.context.apply_to_block(block)
+            if settings.tensor > 1:
+                self._cut_matrices(part, blocks)
+            for block in blocks:
+                recompute(block, settings.recompute)
+            self._shard(part, blocks, bf16)
+        if settings.pipeline > 1:
+            self.pipeline = Pipeline(model, self.ranks, self.context)
+        else:
+            register_fsdp_forward_method(model, "hidden")
+        object.__setattr__(model, "judge", functools.partial(self._judge, model))
+        return model
+
+    def _cut_matrices(self, part: Any, blocks: list[Any]) -> None:
+        mesh = self.ranks.tensor_mesh
+        if part.embedding is not None:
+            plan = RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1))
+            parallelize_module(part.embedding, mesh, plan)
+        for block in blocks:
+            # Between matrices a rank has its part of the sequence; before them it is gathered once.
+            whole = (Replicate(), None, None, None)
+            gather = PrepareModuleInput(input_layouts=(Shard(1), None, None, None), desired_input_layouts=whole)
+            parallelize_module(
+                block,
+                mesh,
+                {
+                    "attention_norm": SequenceParallel(),
+                    "attention": gather,
+                    "attention.query": ColwiseParallel(),
+                    "attention.key": ColwiseParallel(),
+                    "attention.value": ColwiseParallel(),
+                    "attention.output": RowwiseParallel(output_layouts=Shard(1)),
+                    "feed_forward_norm": SequenceParallel(),
+                    "feed_forward": PrepareModuleInput(input_layouts=Shard(1), desired_input_layouts=Replicate()),
+                    "feed_forward.gate": ColwiseParallel(),
+                    "feed_forward.up": ColwiseParallel(),
+                    "feed_forward.down": RowwiseParallel(output_layouts=Shard(1)),
+                },
+            )
+        if part.norm is not None:
+            parallelize_module(part.norm, mesh, SequenceParallel())
+            part.norm.register_forward_hook(_gather_sequence)
+        if part.head is not None and (part.embedding is None or part.head.weight is not part.embedding.weight):
+            parallelize_module(part.head, mesh, ColwiseParallel())
+        if part.head is not None and part.embedding is not None and part.config.tied_embeddings:
+            part.head.weight = part.embedding.weight
+
+    def _shard(self, part: Any, blocks: list[Any], bf16: bool) -> None:
+        mesh, reshard = self.ranks.fsdp_mesh, self.settings.reshard
+        policy = MixedPrecisionPolicy()
+        if bf16:
+            policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+            )
+        for block in blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+        fully_shard(part, mesh=mesh, reshard_after_forward=False)
+        for module in part.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)  # sums, divided once by the loop
+                module.set_force_sum_reduction_for_comms(True)
+
+    def share(self, source: Any) -> Any:
+        """The batches of this rank: its rows, and its tokens of them."""
+        return RankBatches(source, self)
+
+    def gradients(self, model: nn.Module, objective: Objective, batches: Iterable[Any], autocast: Autocast) -> Sums:
+        """As `OneProcess.gradients`, over all ranks."""
+        sums = Sums(0.0)
+        if self.pipeline is not None:
+            with autocast():
+                self.pipeline.gradients(objective, [batch.to(self.ranks.device) for batch in batches], sums)
+        else:
+            for batch in batches:
+                with autocast():
+                    loss = objective(model, batch.to(self.ranks.device))  # type: ignore[arg-type]
+                loss.total.backward()
+                sums.add(loss)
+        return self._over_ranks(sums)
+
+    def _over_ranks(self, sums: Sums) -> Sums:
+        mine = self.ranks.tensor_rank == 0 and (self.pipeline is None or self.pipeline.has_loss)
+        if self.metric_names is None:
+            self.metric_names = sorted(set().union(*self.ranks.gathered(sorted(sums.metrics))))
+        figures = [sums.total, sums.count, sums.tokens, sums.flops, sums.full_flops]
+        figures += [sums.metrics.get(name, 0.0) for name in self.metric_names]
+        found = self.ranks.sum([float(value) if mine else 0.0 for value in figures])
+        total, count, tokens, flops, full_flops, *metrics = found
+        named = dict(zip(self.metric_names, metrics, strict=True))
+        return Sums(total, int(count), int(tokens), flops, full_flops, named)
+
+    def scale(self, weights: list[Tensor], count: float, clip: float) -> Tensor:
+        """Make the summed gradients a clipped mean; returns the mean's norm over all ranks."""
+        return scale_spread_gradients(self.ranks, weights, count, clip)
+
+    def shapes(self, model: nn.Module) -> dict[str, list[int]]:
+        """The whole shape of every weight of the model, wherever it lies."""
+        mine = {name: list(weight.shape) for name, weight in model.named_parameters()}
+        if self.pipeline is None:
+            return mine
+        return {name: shape for shapes in self.ranks.gathered(mine) for name, shape in sorted(shapes.items())}
+
+    def own_folder(self, folder: Path) -> Path:
+        """Where this rank keeps what each rank keeps for itself: the first one in the run's own folder."""
+        return folder if self.rank == 0 else folder / "ranks" / f"{self.rank:05}"
+
+    def agreed(self, asked: signal.Signals | None) -> signal.Signals | None:
+        """The signal that any rank got."""
+        numbers = [number for number in self.ranks.gathered(asked) if number is not None]
+        return numbers[0] if numbers else None
+
+    def same(self, decide: Callable[[], Any]) -> Any:
+        """What the first rank decides."""
+        return self.ranks.from_first(decide)
+
+    @torch.no_grad()
+    def _judge(self, model: Any, objective: Objective, batch: Any) -> Tensor:
+        """The summed loss of a whole batch, the same on every rank."""
+        batch = batch.to(self.ranks.device)
+        if self.context is not None:
+            batch = share_row(batch, self.context.rank, self.context.ranks)
+        if self.pipeline is not None:
+            total = self.pipeline.judge(objective, batch)
+        else:
+            total = float(objective(model, batch).total)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # without a backward pass it would keep what was gathered
+        # Rows are not shared here, so only the ranks of one row group count.
+        counts = self.ranks.row_rank == 0 and self.ranks.tensor_rank == 0
+        counts = counts and (self.pipeline is None or self.pipeline.has_loss)
+        return torch.tensor(self.ranks.sum([total if counts else 0.0])[0])
+
+
+class RankBatches:
+    """A rank's part of every batch: a pure function of the batch's number and the rank."""
+
+    def __init__(self, source: Any, parallel: Parallel) -> None:
+        self.source, self.parallel = source, parallel
+
+    def batch(self, step: int) -> Any:
+        """This rank's rows of a batch, and with context parallelism its tokens of them."""
+        parallel, whole = self.parallel, self.source.batch(step)
+        each = len(whole) // parallel.settings.row_ranks
+        assert each * parallel.settings.row_ranks == len(whole), "rows that do not divide are told before"
+        mine = whole.rows(parallel.ranks.row_rank * each, (parallel.ranks.row_rank + 1) * each)
+        context = parallel.context
+        return mine if context is None else share_row(mine, context.rank, context.ranks)
+
+
+def _gather_sequence(module: nn.Module, args: Any, output: Any) -> Tensor:
+    """After the final norm: every rank needs all tokens, for its own words; each has its part of their gradient."""
+    assert isinstance(output, DTensor)
+    return output.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])

@@ -1,0 +1,135 @@
+"""How many processes train one model, and along which of its axes (§3.3): settings and checks that need no torch.
+
+Order, from the outermost: [pipeline, data, shard, context, tensor]; neighbouring ranks share what needs most bandwidth.
+Every mistake is told before a process is started, with the numbers that would do.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from herdbook.model.config import ModelConfig
+from herdbook.settings import Settings, UserError
+
+
+class ParallelSettings(Settings):
+    """The topology of a run; the product of the five numbers is the number of processes."""
+
+    data: int = Field(1, gt=0)
+    """Copies of the whole model, each on other rows; with `shard` above 1 this is hybrid sharding (HSDP)."""
+
+    shard: int = Field(1, gt=0)
+    """Ranks that share the weights, gradients and optimizer state of one copy (FSDP2), each on other rows."""
+
+    tensor: int = Field(1, gt=0)
+    """Ranks that share each matrix, the vocabulary and, between matrices, the sequence."""
+
+    context: int = Field(1, gt=0)
+    """Ranks that share the tokens of a row; keys and values are gathered."""
+
+    pipeline: int = Field(1, gt=0)
+    """Ranks that share the blocks in order; the micro-batches are those of `accumulate`."""
+
+    schedule: Literal["1f1b", "interleaved", "zbv"] = "1f1b"
+    """Order of the pipeline's work: 1f1b (one stage a rank), interleaved or zbv (several, less idle time)."""
+
+    stages: int = Field(2, gt=0)
+    """Stages of one rank with schedule=interleaved; zbv always has 2, 1f1b 1."""
+
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What is computed again in backward to save memory: nothing, all but matrix products, or whole blocks."""
+
+    reshard: bool = False
+    """Free a block's gathered weights after forward and gather them again in backward: less memory, more traffic."""
+
+    @property
+    def size(self) -> int:
+        """Processes in all."""
+        return self.data * self.shard * self.tensor * self.context * self.pipeline
+
+    @property
+    def row_ranks(self) -> int:
+        """Groups of ranks that work on different rows."""
+        return self.data * self.shard
+
+    @property
+    def total_stages(self) -> int:
+        """Stages of the whole pipeline."""
+        if self.pipeline == 1:
+            return 1
+        return self.pipeline * {"1f1b": 1, "interleaved": self.stages, "zbv": 2}[self.schedule]
+
+
+def check(parallel: ParallelSettings, config: ModelConfig, rows: int, length: int, accumulate: int) -> None:
+    """UserError when the topology does not divide the model or the batch; it says which numbers would."""
+    tensor = parallel.tensor
+    if config.experts and (tensor > 1 or parallel.pipeline > 1):
+        raise UserError(
+            "parallel: a mixture of experts is trained with data, shard and context; leave tensor and pipeline at 1"
+        )
+    for name in ("heads", "kv_heads", "ffn_dim"):
+        _divides("parallel.tensor", tensor, f"the model's {name}", getattr(config, name))
+    _divides("parallel.data * parallel.shard", parallel.row_ranks, "rows", rows)
+    chunks = 2 * parallel.context if parallel.context > 1 else 1
+    if length % (chunks * tensor):
+        unit = chunks * tensor
+        raise UserError(
+            f"parallel: context={parallel.context} and tensor={tensor} cut a row into {unit} pieces, and "
+            f"length={length} is no multiple of that; {length // unit * unit or unit} or {(length // unit + 1) * unit} "
+            "would be"
+        )
+    if parallel.pipeline > 1:
+        _check_pipeline(parallel, config, accumulate)
+
+
+def _check_pipeline(parallel: ParallelSettings, config: ModelConfig, accumulate: int) -> None:
+    stages = parallel.total_stages
+    if config.tied_embeddings:
+        raise UserError(
+            "parallel.pipeline: embedding and head lie on different ranks, but tied_embeddings makes them one weight; "
+            "use pipeline=1 or a model with tied_embeddings=false"
+        )
+    if config.layers + 2 < stages:
+        raise UserError(
+            f"parallel: {stages} pipeline stages for {config.layers} layers, embedding and head; "
+            f"at most {config.layers + 2} stages have work to do"
+        )
+    if parallel.schedule == "interleaved":
+        _divides("parallel.pipeline", parallel.pipeline, "accumulate", accumulate)
+    if accumulate < stages:
+        raise UserError(
+            f"parallel: {stages} pipeline stages need at least as many micro-batches, and accumulate={accumulate}; "
+            f"accumulate={-(-stages // parallel.pipeline) * parallel.pipeline} would do"
+        )
+
+
+def _divides(name: str, value: int, what: str, number: int) -> None:
+    if number % value:
+        good = [str(divisor) for divisor in range(1, number + 1) if number % divisor == 0]
+        shown = good if len(good) <= 8 else [*good[:6], "…", good[-1]]
+        raise UserError(f"{name}={value} does not divide {what}={number}; {', '.join(shown)} would")
+
+
+def layers_of_stages(layers: int, stages: int) -> list[range]:
+    """The blocks of each stage: embedding and head count as one block each, as in the paper (§3.3)."""
+    slots = layers + 2
+    each, more = divmod(slots, stages)
+    # What does not divide goes to the middle: first and last stage hold logits and most activations in flight.
+    first = (stages - more + 1) // 2
+    sizes = [each + (first <= stage < first + more) for stage in range(stages)]
+    if stages == 1:
+        return [range(layers)]
+    sizes[0] -= 1
+    sizes[-1] -= 1
+    ends = [sum(sizes[: stage + 1]) for stage in range(stages)]
+    return [range(end - size, end) for end, size in zip(ends, sizes)]
+
+
+def stages_of_rank(parallel: ParallelSettings, rank: int) -> list[int]:
+    """The stages that lie on a rank of the pipeline, in the order of their work."""
+    ranks, total = parallel.pipeline, parallel.total_stages
+    if parallel.schedule == "zbv" and ranks > 1:
+        return [rank, total - 1 - rank]
+    return list(range(rank, total, ranks))

@@ -1,0 +1,71 @@
+"""Every topology trains as one process does: loss, gradient norm and each tensor's gradient within 1e-5."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from herdbook.train.topology import ParallelSettings
+from tests.support.ranks import run_ranks
+from tests.train.parity import LIMIT, TABLE, Case, errors
+
+DEEP, FLAT = Case(4, 4), Case(2, 2)
+MUON = Case(2, 2, optimizer="muon")
+TWO = {
+    "FSDP": {"shard": 2},
+    "TP": {"tensor": 2},
+    "CP": {"context": 2},
+    "PP 1F1B": {"pipeline": 2},
+    "PP interleaved": {"pipeline": 2, "schedule": "interleaved"},
+    "PP ZBV": {"pipeline": 2, "schedule": "zbv"},
+}
+PAIRS = {
+    "HSDP": {"data": 2, "shard": 2},
+    "FSDP TP": {"shard": 2, "tensor": 2},
+    "FSDP CP": {"shard": 2, "context": 2},
+    "FSDP PP": {"shard": 2, "pipeline": 2},
+    "TP CP": {"tensor": 2, "context": 2},
+    "TP PP": {"tensor": 2, "pipeline": 2},
+    "CP PP": {"context": 2, "pipeline": 2},
+}
+SPREAD = {"FSDP TP": {"shard": 2, "tensor": 2}, "HSDP": {"data": 2, "shard": 2}}
+SIXTEEN = {
+    "all four": {"shard": 2, "tensor": 2, "context": 2, "pipeline": 2},
+    "all four, HSDP": {"data": 2, "tensor": 2, "context": 2, "pipeline": 2, "recompute": "full", "reshard": True},
+}
+
+
+def hold(folder: Path, case: Case, topologies: dict[str, dict[str, Any]]) -> None:
+    """Run all and compare with one process."""
+    sizes = {ParallelSettings(**topology).size for topology in topologies.values()}
+    assert len(sizes) == 1
+    case.alone(folder / "one")
+    run_ranks(*sizes, case.spread_all, folder, topologies, timeout=300)
+    found = {name: errors(folder / "one", folder / name) for name in topologies}
+    TABLE.extend((name, case.settings.optimizer, *sizes, *figures) for name, figures in found.items())  # type: ignore[misc]
+    far = {name: figures for name, figures in found.items() if max(figures) > LIMIT}
+    assert not far, f"further from one process than {LIMIT}: {far}"
+
+
+def test_each_axis_of_two_ranks_equals_one_process(tmp_path: Path) -> None:
+    hold(tmp_path, DEEP, TWO)
+
+
+def test_every_pair_of_axes_equals_one_process(tmp_path: Path) -> None:
+    hold(tmp_path, FLAT, PAIRS)
+
+
+def test_muon_on_matrices_in_parts_equals_one_process(tmp_path: Path) -> None:
+    hold(tmp_path, MUON, SPREAD)
+
+
+def test_recomputation_changes_nothing(tmp_path: Path) -> None:
+    how = {name: {"shard": 2, "recompute": name, "reshard": True} for name in ("full", "selective")}
+    hold(tmp_path, FLAT, how)
+
+
+@pytest.mark.slow
+def test_all_four_axes_at_sixteen_ranks_equal_one_process(tmp_path: Path) -> None:
+    hold(tmp_path, DEEP, SIXTEEN)
