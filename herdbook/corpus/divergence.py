@@ -1,8 +1,9 @@
-"""How far a document's words are from those of the corpus: Kullback-Leibler divergence, per language (§3.1.1).
+"""How far a document's words are from those of the corpus, per language: KL divergence and cross-entropy (§3.1.1).
 
 A document is held against the distribution of all *other* documents of its language, so that a heap of noise does
-not vouch for itself. Short documents diverge by nature; the rule reads how far a document lies from others of its
-length, in robust standard deviations.
+not vouch for itself. The rule reads the cross-entropy, whose mean does not depend on the length: how far it lies above
+the upper quarter of the language's documents, and of those about as long, whichever says less. A mould that most
+pages come from lies below that quarter, so it makes no others stand out.
 """
 
 from __future__ import annotations
@@ -17,8 +18,14 @@ LEAST_DOCUMENTS = 30
 """Languages with fewer documents have no distribution worth comparing with."""
 LEAST_SPREAD = 0.25
 """Bits: pages made from one mould differ so little that any page of another would stand out."""
-LEAST_TOKENS = 30
+LEAST_TOKENS = 50
 """Documents with fewer words are not judged."""
+CLEAR = 0.5
+"""Probability of its language from which a document shows that the corpus has this language."""
+DOUBT = 100
+"""Documents at which half of an excess is believed: the fewer a language has, the more sound words it never saw."""
+NEIGHBOURS = (200, 800)
+"""Least and most documents of similar length that one is held against; too few could be noise for the most part."""
 
 Parts = Callable[[], Iterable[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]]
 """Gives the documents anew at each call, part by part: their rows, all their distinct word buckets (V,) uint16 one
@@ -31,7 +38,7 @@ def divergence(
     names: list[str],  # of L languages
     codes: np.ndarray,  # (N,) which of them each document has
 ) -> tuple[np.ndarray, np.ndarray]:
-    """KL divergence in bits (N,) and its excess over documents of equal length (N,); NaN where not judged."""
+    """KL divergence in bits (N,) and the excess of the cross-entropy (N,); NaN where not judged."""
     if not names:
         return np.full(len(alive), np.nan), np.full(len(alive), np.nan)
     enough = np.bincount(codes[alive], minlength=len(names)) >= LEAST_DOCUMENTS
@@ -46,15 +53,16 @@ def divergence(
             inside = language == code
             totals[code] += np.bincount(tokens[inside], weights=counts[inside], minlength=BUCKETS)
     judged &= (np.bincount(codes[judged], minlength=len(names)) >= LEAST_DOCUMENTS)[codes]
-    bits, excess = np.full(len(alive), np.nan), np.full(len(alive), np.nan)
+    bits, cross, excess = (np.full(len(alive), np.nan) for _ in range(3))
     sums = totals.sum(axis=1)
     for rows, tokens, counts, offsets in parts():
         chosen = judged[rows]
-        cross, own = bits_of(tokens, counts, offsets, codes[rows], totals, sums)
-        bits[rows][chosen] = (cross - own)[chosen]
+        across, own = bits_of(tokens, counts, offsets, codes[rows], totals, sums)
+        cross[rows][chosen], bits[rows][chosen] = across[chosen], (across - own)[chosen]
     for code in np.unique(codes[judged]):
         inside = np.flatnonzero(judged & (codes == code))
-        excess[inside] = standard_excess(bits[inside], np.log2(lengths[inside]))
+        believed = len(inside) / (len(inside) + DOUBT)
+        excess[inside] = standard_excess(cross[inside], lengths[inside]) * believed
     return bits, excess
 
 
@@ -89,28 +97,39 @@ def _sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def standard_excess(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """How far each value lies above those of documents with the most similar lengths, in robust standard deviations."""
+    """How far each value (N,) lies above the upper quarter of all, and of those of similar length: the smaller."""
+    result = above_quarter(values, values)
     order = np.argsort(lengths, kind="stable")
-    result = np.empty(len(values))
-    window = max(LEAST_DOCUMENTS, min(400, len(values) // 4))
     ordered = values[order]
-    for start in range(0, len(values), max(window // 4, 1)):
-        stop = min(start + max(window // 4, 1), len(values))
-        middle = (start + stop) // 2
-        low = max(0, min(middle - window // 2, len(values) - window))
-        around = ordered[low : low + window]
-        center = np.median(around)
-        spread = 1.4826 * np.median(np.abs(around - center))
-        result[order[start:stop]] = (ordered[start:stop] - center) / max(spread, LEAST_SPREAD)
+    least, most = NEIGHBOURS
+    window = min(len(values), max(least, min(most, len(values) // 4)))
+    step = max(window // 4, 1)
+    for start in range(0, len(values), step):
+        stop = min(start + step, len(values))
+        low = max(0, min((start + stop - window) // 2, len(values) - window))
+        near = above_quarter(ordered[start:stop], ordered[low : low + window])
+        result[order[start:stop]] = np.minimum(result[order[start:stop]], near)
     return result
 
 
-def language_evidence(probability: np.ndarray, names: list[str], codes: np.ndarray) -> np.ndarray:
-    """Probability (N,) of each document's language; a third of it where the corpus has few documents in it.
+def above_quarter(values: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """How far values lie above the upper quarter of those around, in mean excesses of an exponential tail.
 
-    Noise is named after some rare language as often as not; a rare language has to show itself more clearly.
+    The tail's mean is had from the quantiles .5 to .75 and .75 to .9, the smaller, so that neither a mould which most
+    pages come from nor a tenth of noise widens it.
+    """
+    half, quarter, tenth = np.quantile(around, (0.5, 0.75, 0.9))
+    spread = min((quarter - half) / np.log(2), (tenth - quarter) / np.log(2.5))
+    return (values - quarter) / max(spread, LEAST_SPREAD)
+
+
+def language_evidence(probability: np.ndarray, names: list[str], codes: np.ndarray) -> np.ndarray:
+    """Probability (N,) of each document's language; a third of it where the corpus has few that are clearly in it.
+
+    Noise is named after some rare language as often as not; a rare language has to show itself more clearly, and a
+    heap of noise named alike makes no language.
     `codes` (N,) says by number which of `names` each document has.
     """
-    counts = np.bincount(codes, minlength=len(names))
+    counts = np.bincount(codes[probability >= CLEAR], minlength=len(names))
     rare = (counts < LEAST_DOCUMENTS) & (np.array(names, dtype=object) != "code")
     return np.where(rare[codes], probability / 3, probability)

@@ -34,6 +34,8 @@ BUCKETS = 1 << 14
 """Buckets of the token distribution; a word's bucket is its hash modulo this."""
 LEAST_HITS = 3
 """Adult words or items of personal data below this number count as none in the shares the rules read."""
+ENTROPY_WORDS = 100
+"""Words below which the entropy of a text's words is not judged."""
 LINE_NUMBERS = 3
 """Numbers from which a line is data and never looked up as boilerplate."""
 MIN_LINE_CHARACTERS = 15
@@ -107,6 +109,7 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
         len(prose_words), 2000
     )
     row.update(repetition(prose_hashes, prose, 2 if unspaced else 1))
+    row["repetition_word_entropy"] = word_entropy(prose_hashes)
     row.update(safety(prose, prose_words))
     row["duplicate_url_key"] = xxhash.xxh3_64_intdigest(canonical(page.url).encode("utf-8", "replace")) - 2**63
     row["duplicate_exact_key"] = xxhash.xxh3_64_intdigest(hashes.tobytes()) - 2**63
@@ -132,6 +135,14 @@ def repetition(hashes: np.ndarray, text: str, scale: int = 1) -> dict[str, float
     lines = [line for line in text.split("\n") if line.strip()]
     result["repetition_duplicate_lines"] = 1.0 - len(set(lines)) / len(lines) if lines else 0.0
     return result
+
+
+def word_entropy(hashes: np.ndarray) -> float | None:
+    """Entropy in bits of a text's own words (W,); None below ENTROPY_WORDS, where it says more of the length."""
+    if len(hashes) < ENTROPY_WORDS:
+        return None
+    share = np.unique(hashes, return_counts=True)[1] / len(hashes)
+    return float(-(share * np.log2(share)).sum())
 
 
 def _grams(hashes: np.ndarray, size: int) -> np.ndarray:
@@ -219,6 +230,7 @@ def schema(settings: MeasureSettings) -> pa.Schema:
     kinds |= dict.fromkeys(("encoding_bad_share", "code_share"), pa.float64())
     kinds |= dict.fromkeys(("length_characters", "length_words", "length_lines"), pa.int64())
     kinds |= {name: pa.float64() for name in repetition(np.zeros(0, np.uint64), "")}
+    kinds |= {"repetition_word_entropy": pa.float64()}
     kinds |= {name: pa.float64() if name.endswith("share") else pa.int64() for name in safety("", [])}
     kinds |= {"duplicate_url_key": pa.int64(), "duplicate_exact_key": pa.int64()}
     kinds |= {"duplicate_signature": pa.binary(4 * settings.minhash_permutations)}

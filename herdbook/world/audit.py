@@ -39,7 +39,7 @@ class AuditSettings(Settings):
         "ngram_spam": ("ngram_repetition",),
         "adult": ("adult_words",),
         "personal_data": ("personal_data",),
-        "gibberish": ("token_divergence", "language_unknown"),
+        "gibberish": ("token_divergence", "language_unknown", "few_words"),
         "broken_encoding": ("broken_encoding",),
         "thin": ("too_short", "line_repeated"),
     }

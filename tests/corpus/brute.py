@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from herdbook.corpus.divergence import LEAST_DOCUMENTS, LEAST_TOKENS, standard_excess
+from herdbook.corpus.divergence import CLEAR, DOUBT, LEAST_DOCUMENTS, LEAST_TOKENS, standard_excess
 from herdbook.corpus.measure import BUCKETS
 from herdbook.corpus.minhash import band_keys
 from herdbook.corpus.rules import active_rules
@@ -56,7 +56,7 @@ class Brute:
         if name == "language_evidence":
             counts = defaultdict(int)
             for row in self.rows:
-                counts[row["language"]] += 1
+                counts[row["language"]] += row["language_probability"] >= CLEAR
             rare = {word for word, count in counts.items() if count < LEAST_DOCUMENTS and word != "code"}
             return {i: r["language_probability"] / (3 if r["language"] in rare else 1) for i, r in enumerate(self.rows)}
         if name == "lines_words_left":
@@ -101,6 +101,7 @@ class Brute:
 
     def divergence(self, alive: list[int]) -> tuple[dict[int, float], dict[int, float]]:
         bits: dict[int, float] = {}
+        cross: dict[int, float] = {}
         excess: dict[int, float] = {}
         for language in {row["language"] for row in self.rows} - {"", "code"}:
             inside = [i for i in alive if self.rows[i]["language"] == language]
@@ -116,8 +117,9 @@ class Brute:
                 rest = (totals - own + 1) / (totals.sum() - own.sum() + BUCKETS)
                 share = own[own > 0] / own.sum()
                 bits[index] = float((share * np.log2(share / rest[own > 0])).sum())
-            values = np.array([bits[index] for index in judged])
-            excess |= zip(judged, standard_excess(values, np.log2([own.sum() for own in counts])).tolist())
+                cross[index] = float(-(share * np.log2(rest[own > 0])).sum())
+            found = standard_excess(np.array([cross[i] for i in judged]), np.array([own.sum() for own in counts]))
+            excess |= zip(judged, (found * len(judged) / (len(judged) + DOUBT)).tolist())
         return bits, excess
 
     def lines(self, alive: list[int]) -> dict[int, float]:

@@ -34,6 +34,7 @@ _RARE = (
     "icon jury kernel lawyer "
 )
 NOUNS, VERBS, RARE = _NOUNS.split(), _VERBS.split(), _RARE.split()
+FEW = RARE[:25]
 COOKIE = "Please note that this valley archive is kept by volunteers in their spare time."
 
 
@@ -73,6 +74,7 @@ def crawl_records() -> list[bytes]:
         page("spam", "buy cheap watches online now at the best price " * 40),
         page("adult", "free xxx porn videos with horny nude milfs and camgirls tonight", *prose(draw, 4)),
         page("people", *[f"Anna Weber, anna{n}@example.org, +44 7700 900{n:03d}" for n in range(20)]),
+        page("few", *[" ".join(draw.choices(FEW, [1 / n for n in range(1, 26)], k=45)) for _ in range(4)]),
         page("noise", " ".join(letters[:60]), " ".join(letters[60:])),
         page("words", *[" ".join(draw.sample(RARE, 40)) for _ in range(4)]),
         page("broken", *[line.replace("o", "\ufffd").replace("near", "n\x80ar") for line in prose(draw)]),
@@ -114,6 +116,7 @@ WANTED = {
     "spam": "ngram_repetition",
     "adult": "adult_words",
     "people": "personal_data",
+    "few": "few_words",
     "noise": "language_unknown",
     "words": "token_divergence",
     "broken": "broken_encoding",

@@ -10,11 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from herdbook.corpus.divergence import bits_of, divergence, language_evidence
+from herdbook.corpus.divergence import bits_of, divergence, language_evidence, standard_excess
 from herdbook.corpus.engine import Native
 from herdbook.corpus.language import identify
 from herdbook.corpus.lines import Buckets, line_keys, once_per_document, removed_lines
-from herdbook.corpus.measure import BUCKETS, covered_share, hash_words, line_hashes, measure, schema, top_share
+from herdbook.corpus.measure import (
+    BUCKETS,
+    covered_share,
+    hash_words,
+    line_hashes,
+    measure,
+    schema,
+    top_share,
+    word_entropy,
+)
 from herdbook.corpus.read import RawPage
 from herdbook.corpus.settings import MeasureSettings
 from tests.corpus.crawls import html
@@ -72,8 +81,10 @@ def test_the_language_of_a_text_is_found_and_of_nothing_is_none() -> None:
 
 def test_a_rare_language_needs_more_evidence() -> None:
     codes = np.array([1] * 40 + [2] * 3 + [0])
-    evidence = language_evidence(np.full(44, 0.3), ["code", "en", "pl"], codes)
-    assert (evidence[:40] == 0.3).all() and np.allclose(evidence[40:43], 0.1) and evidence[43] == 0.3
+    probability = np.full(44, 0.9)
+    evidence = language_evidence(probability, ["code", "en", "pl"], codes)
+    assert (evidence[:40] == 0.9).all() and np.allclose(evidence[40:43], 0.3) and evidence[43] == 0.9
+    assert np.allclose(language_evidence(probability / 3, ["code", "en", "pl"], codes)[:40], 0.1)  # none is clear
 
 
 def test_divergence_is_that_of_the_closed_form() -> None:
@@ -99,16 +110,31 @@ def test_noise_diverges_from_the_corpus_and_the_corpus_does_not_from_itself() ->
     draw = np.random.default_rng(1)
     weights = 1 / np.arange(1, 2001)
     ordinary = [
-        draw.choice(2000, draw.integers(60, 400), p=weights / weights.sum()).astype(np.uint16) for _ in range(200)
+        draw.choice(2000, draw.integers(60, 400), p=weights / weights.sum()).astype(np.uint16) for _ in range(400)
     ]
-    noise = [draw.integers(3000, 9000, 150).astype(np.uint16) for _ in range(4)]
-    even = [draw.integers(0, 2000, 150).astype(np.uint16) for _ in range(4)]
+    noise = [draw.integers(3000, 9000, 150).astype(np.uint16) for _ in range(8)]
+    even = [draw.integers(0, 2000, 150).astype(np.uint16) for _ in range(8)]
     parts = []
-    for rows in (slice(0, 90), slice(90, 208)):
+    for rows in (slice(0, 90), slice(90, 416)):
         some, counts = zip(*(np.unique(item, return_counts=True) for item in [*ordinary, *noise, *even][rows]))
         parts.append((rows, np.concatenate(some), np.concatenate(counts), np.cumsum([0, *map(len, some)])))
-    _, excess = divergence(lambda: parts, np.ones(208, bool), ["en"], np.zeros(208, dtype=np.int32))
-    assert (excess[:200] < 6).all() and (excess[200:] > 6).all()
+    _, excess = divergence(lambda: parts, np.ones(416, bool), ["en"], np.zeros(416, dtype=np.int32))
+    assert (excess[:400] < 4.5).all() and (excess[400:] > 4.5).all()
+
+
+def test_a_mould_of_many_pages_makes_no_sound_page_stand_out() -> None:
+    draw = np.random.default_rng(2)
+    mould = draw.normal(8.0, 0.1, 1400)  # most pages as long as these come from one mould
+    others, noise = draw.normal(9.6, 0.2, 600), np.full(10, 12.0)
+    lengths = np.concatenate([draw.integers(100, 130, 1400), draw.integers(60, 600, 610)])
+    excess = standard_excess(np.concatenate([mould, others, noise]), lengths)
+    assert (excess[:2000] < 4.5).all() and (excess[2000:] > 4.5).all()
+
+
+def test_the_entropy_of_a_texts_words_is_that_of_the_closed_form() -> None:
+    assert word_entropy(hash_words(["a", "b", "c", "d"] * 30)) == pytest.approx(2.0)
+    assert word_entropy(hash_words(["a"] * 50 + ["b"] * 50)) == pytest.approx(1.0)
+    assert word_entropy(hash_words(["a"] * 99)) is None
 
 
 def test_lines_that_are_data_or_code_are_never_boilerplate() -> None:
