@@ -113,6 +113,29 @@ register(
 )
 register(
     StageKind(
+        name="quality",
+        help="Trains classifiers of documents from labels: how good they are, whether code or reasoning, which topic.",
+        settings="herdbook.corpus.quality.settings:QualitySettings",
+        function="herdbook.corpus.quality.train:train_quality",
+        takes={"documents": Takes("documents", many=True), "world": Takes("world", required=False)},
+        gives="quality",
+        headline=("*.accuracy", "*.auc"),
+    )
+)
+register(
+    StageKind(
+        name="score",
+        help="Applies classifiers to documents: scores and ranks as columns, and rules over them.",
+        settings="herdbook.corpus.quality.settings:ScoreSettings",
+        function="herdbook.corpus.quality.score:score",
+        takes={"documents": Takes("documents", many=True), "quality": Takes("quality", many=True)},
+        gives="documents",
+        resumes=True,
+        headline=("documents.read", "documents.kept"),
+    )
+)
+register(
+    StageKind(
         name="audit",
         help="Holds the documents curated from a world against that world's truth.",
         settings="herdbook.world.audit:AuditSettings",
