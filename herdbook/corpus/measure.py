@@ -15,7 +15,7 @@ import xxhash
 
 from herdbook.corpus.decode import bad_share, decode
 from herdbook.corpus.extract import extract
-from herdbook.corpus.language import identify
+from herdbook.corpus.language import Languages, languages
 from herdbook.corpus.minhash import shingles, signature
 from herdbook.corpus.patterns import count_adult, count_personal
 from herdbook.corpus.read import RawPage
@@ -85,19 +85,21 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
     if prose is not text:
         code_words = TOKENS.findall("\n".join(line for line, k in zip(lines, kinds) if k == "c").lower())
         hashes, count = np.concatenate([prose_hashes, hash_words(code_words)]), count + len(code_words)
-    language, probability = identify(prose, settings.language_characters)
+    spoken = languages(prose, settings.language_characters)
     if kind == "code" or len(prose_words) < 5 <= count:
-        language, probability = "code", 1.0
+        spoken = Languages("code", 1.0)
     row: dict[str, Any] = {
         "id": xxhash.xxh3_64_hexdigest(f"{source}\n{page.key}".encode()),
         "url": page.url,
         "source": source,
         "date": page.date,
         "text": text,
-        "language": language,
+        "language": spoken.language,
         "title": title,
         "kind": kind,
-        "language_probability": probability,
+        "language_probability": spoken.probability,
+        "language_second": spoken.second,
+        "language_second_share": spoken.second_share,
         "encoding_name": encoding,
         "encoding_bad_share": bad_share(prose),
         "length_characters": len(text),
@@ -224,9 +226,9 @@ def as_table(rows: list[dict[str, Any]], settings: MeasureSettings) -> pa.Table:
 def schema(settings: MeasureSettings) -> pa.Schema:
     """Names and types of all columns."""
     kinds: dict[str, pa.DataType] = dict.fromkeys(
-        ("id", "url", "source", "date", "language", "title", "kind", "encoding_name"), pa.string()
+        ("id", "url", "source", "date", "language", "language_second", "title", "kind", "encoding_name"), pa.string()
     )
-    kinds |= {"text": pa.large_string(), "language_probability": pa.float64()}
+    kinds |= {"text": pa.large_string(), "language_probability": pa.float64(), "language_second_share": pa.float64()}
     kinds |= dict.fromkeys(("encoding_bad_share", "code_share"), pa.float64())
     kinds |= dict.fromkeys(("length_characters", "length_words", "length_lines"), pa.int64())
     kinds |= {name: pa.float64() for name in repetition(np.zeros(0, np.uint64), "")}

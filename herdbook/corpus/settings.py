@@ -46,8 +46,8 @@ class MeasureSettings(Settings):
     shard_mb: float = Field(default=4.0, gt=0)
     """MB of input (as stored) measured and published at a time; what a killed run may have to repeat."""
 
-    language_characters: int = Field(default=1000, ge=100)
-    """Characters of a document the language identifier looks at."""
+    language_characters: int = Field(default=360, ge=100)
+    """Characters of a document the language identifier looks at, in stretches spread over the whole."""
 
     minhash_permutations: int = Field(default=112, ge=16, multiple_of=4)
     """Minima kept per document; more make the estimated similarity sharper and the columns wider."""
