@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -79,6 +79,10 @@ def run(
         list[str] | None, typer.Option(help="Run this stage and those it stands on; may be given again.")
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Check the recipe, say what would run, and end.")] = False,
+    engine: Annotated[
+        Literal["native", "ray"] | None,
+        typer.Option(help="Where curation runs: on this machine, or on the Ray cluster of RAY_ADDRESS."),
+    ] = None,
 ) -> None:
     """Run a recipe: what is in the book is kept, what was begun is continued, the rest is run."""
     from herdbook import run as running
@@ -87,6 +91,8 @@ def run(
     from herdbook.report.summary import STYLES, next_step, plan_table, summary
     from herdbook.report.text import command, show
 
+    if engine:
+        os.environ["HERDBOOK_ENGINE"] = engine
     checked = read_recipe(recipe, overrides or ())
     kept = Book(book)
     if check:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import pyarrow.compute as pc
 
 from herdbook.corpus import dedup, divergence, lines
 from herdbook.corpus.engine import Engine
-from herdbook.corpus.measured import Measured, lists, signatures
+from herdbook.corpus.measured import Measured, lists, read_shard, signatures
 from herdbook.corpus.minhash import band_keys
 from herdbook.corpus.settings import CurateSettings
 from herdbook.corpus.spill import gather
@@ -82,14 +84,20 @@ def exact_duplicates(view: View) -> Columns:
 def _same_key(view: View, key: str, column: str) -> Columns:
     worded = view.worded()
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for rows, table in view.measured.parts(key):
-            yield table[key].to_numpy()[worded[rows]], view.rank[rows][worded[rows]]
-
-    pairs = list(view.engine.hub_pairs(batches(), view.measured.count, view.measured.count))
+    measured = view.measured
+    parts = (
+        partial(_column_keys, shard, key, worded[measured.rows(number)], view.rank[measured.rows(number)])
+        for number, shard in enumerate(measured.shards)
+    )
+    pairs = list(view.engine.hub_pairs(parts, measured.count, measured.count))
     joined = np.concatenate([np.zeros((0, 2), np.int64), *pairs])
     of = _of(view, joined[:, 1], joined[:, 0])
     return {column: (of >= 0).astype(np.float64), "duplicate_of": of}
+
+
+def _column_keys(shard: Path, key: str, chosen: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and ranks of the chosen documents of a shard."""
+    return read_shard(shard, [key])[key].to_numpy()[chosen], rank[chosen]
 
 
 def _of(view: View, gone: np.ndarray, keeper: np.ndarray) -> np.ndarray:
@@ -110,24 +118,34 @@ def near_duplicates(view: View) -> Columns:
     row = np.empty(measured.count, dtype=np.int64)
     row[view.rank] = np.arange(len(row))
 
-    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        with open(path, "wb") as file:
-            for rows, table in measured.parts("duplicate_signature"):
-                found = signatures(table["duplicate_signature"])
-                file.write(memoryview(np.ascontiguousarray(found)))  # type: ignore[arg-type]
-                keys = band_keys(found[worded[rows]], view.settings.duplicates.band_rows)
-                yield keys.reshape(-1), np.repeat(view.rank[rows][worded[rows]], keys.shape[1])
+    with open(path, "wb") as file:
+        for _, table in measured.parts("duplicate_signature"):
+            file.write(memoryview(np.ascontiguousarray(signatures(table["duplicate_signature"]))))  # type: ignore[arg-type]
+    size = view.settings.duplicates.band_rows
+    parts = (
+        partial(_band_keys, path, slice(start, stop), width, size, worded[start:stop], view.rank[start:stop])
+        for start, stop in pairwise(measured.starts.tolist())
+    )
 
     def fetch(ranks: np.ndarray) -> np.ndarray:
         return gather(path, row[ranks], width)
 
     bands = width // view.settings.duplicates.band_rows
-    pairs = view.engine.hub_pairs(batches(), measured.count, measured.count * bands)
+    pairs = view.engine.hub_pairs(parts, measured.count, measured.count * bands)
     gone, keeper, alike = dedup.near(pairs, fetch, view.threshold, view.engine)
     values = np.zeros(measured.count)
     values[row[gone]] = alike
     path.unlink()
     return {"duplicate_near_similarity": values, "duplicate_of": _of(view, gone, keeper)}
+
+
+def _band_keys(
+    path: Path, rows: slice, width: int, size: int, chosen: np.ndarray, rank: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keys of all bands, and ranks, of the chosen ones among some documents of a file of signatures."""
+    found = np.fromfile(path, "<u4", (rows.stop - rows.start) * width, offset=rows.start * width * 4)
+    keys = band_keys(found.reshape(-1, width)[chosen], size)
+    return keys.reshape(-1), np.repeat(rank[chosen], keys.shape[1])
 
 
 @provides("divergence_kl", "divergence_excess")
@@ -160,14 +178,15 @@ def repeated_lines(view: View) -> Columns:
     buckets = lines.Buckets(len(codes.names), settings.line_bucket)
     numbers = np.zeros(measured.count, dtype=np.int64)
 
-    def batches() -> Iterator[np.ndarray]:
-        for rows, table in measured.parts("lines_hashes"):
-            numbers[rows] = buckets.next(codes.codes[rows], view.alive[rows])
-            keys, documents = lines.line_keys(*lists(table["lines_hashes"]), numbers[rows])
-            yield lines.once_per_document(keys, documents, view.alive[rows])
-
+    for number in range(len(measured.shards)):
+        rows = measured.rows(number)
+        numbers[rows] = buckets.next(codes.codes[rows], view.alive[rows])
+    parts = (
+        partial(_line_keys, shard, numbers[measured.rows(number)], view.alive[measured.rows(number)])
+        for number, shard in enumerate(measured.shards)
+    )
     expected = measured.count * LINES_A_DOCUMENT
-    repeated = view.engine.keys_in_many(batches(), settings.line_documents, expected)
+    repeated = view.engine.keys_in_many(parts, settings.line_documents, expected)
     removed, left = np.zeros(measured.count), np.full(measured.count, np.nan)
     for rows, table in measured.parts("lines_hashes", "lines_words"):
         keys, documents = lines.line_keys(*lists(table["lines_hashes"]), numbers[rows])
@@ -179,6 +198,12 @@ def repeated_lines(view: View) -> Columns:
         remaining = np.bincount(documents, weights=words, minlength=count)
         left[rows] = np.where(removed[rows] > 0, remaining, np.nan)
     return {"lines_repeated": removed, "lines_words_left": left, "_lines": repeated, "_buckets": numbers}
+
+
+def _line_keys(shard: Path, numbers: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Keys of the lines of a shard's kept documents, once per document."""
+    keys, documents = lines.line_keys(*lists(read_shard(shard, ["lines_hashes"])["lines_hashes"]), numbers)
+    return lines.once_per_document(keys, documents, alive)
 
 
 def without_lines(texts: pa.ChunkedArray, offsets: np.ndarray, gone: np.ndarray) -> pa.ChunkedArray:

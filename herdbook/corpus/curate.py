@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from herdbook import console
+from herdbook.corpus.engine import Engine, Native
 from herdbook.corpus.funnel import funnel_rows, funnel_table, metrics
 from herdbook.corpus.read import RawPage, Shard, Skipped, plan, read_shard
 from herdbook.corpus.settings import CurateSettings, MeasureSettings, SourceSettings
@@ -30,6 +31,8 @@ from herdbook.settings import UserError
 
 __all__ = ["CurateSettings", "curate", "decide_again"]
 
+ENGINE_VARIABLE = "HERDBOOK_ENGINE"
+"""What `herdbook run --engine` sets: the engine of curations whose settings leave it open."""
 WRITERS = 4
 """Most shards of documents written at a time; each is wholly in memory meanwhile."""
 RETRIES = 2
@@ -46,8 +49,7 @@ def curate(settings: CurateSettings, pages: list[Path], out: Path) -> dict[str, 
     shards = plan(sources, settings.measure)
     folder = out / "measured"
     _prepare(folder, shards, settings.measure)
-    workers = settings.workers or free_cores()
-    _measure_all(folder, shards, settings.measure, workers)
+    _measure_all(folder, shards, settings)
     measured = time.monotonic() - started
     figures = decide_again(settings, out)
     figures["seconds"] = {"measure": measured, "decide": time.monotonic() - started - measured}
@@ -57,7 +59,6 @@ def curate(settings: CurateSettings, pages: list[Path], out: Path) -> dict[str, 
 def decide_again(settings: CurateSettings, out: Path) -> dict[str, Any]:
     """Apply the rules to what `out` holds measured, and write documents, measurements, funnel and quarantine anew."""
     from herdbook.corpus.decide import Deciding
-    from herdbook.corpus.engine import Native
     from herdbook.corpus.measured import Measured
     from herdbook.corpus.publish import write_documents
 
@@ -68,7 +69,7 @@ def decide_again(settings: CurateSettings, out: Path) -> dict[str, Any]:
     losses = [loss for note in notes for loss in note["losses"]]
     _tell_losses(losses, measured.count)
     work = out / ".decided"
-    decision = Deciding(measured, settings, Native(work / ".engine"), work).decide()
+    decision = Deciding(measured, settings, _engine(settings, work / ".engine"), work).decide()
     written = write_documents(measured, decision, out, min(settings.workers or free_cores(), WRITERS))
     write_text(out / "quarantine.jsonl", "".join(json.dumps(loss, ensure_ascii=False) + "\n" for loss in losses))
     skipped: Counter[str] = sum((Counter(note["skipped"]) for note in notes), Counter())
@@ -94,6 +95,21 @@ def _tell_losses(losses: list[dict[str, Any]], pages: int) -> None:
         console.log("quarantined", count=count, reason=reason)
 
 
+def on_ray(settings: CurateSettings) -> bool:
+    """Whether curation runs on a Ray cluster."""
+    if settings.engine != "auto":
+        return settings.engine == "ray"
+    return os.environ.get(ENGINE_VARIABLE, "ray" if os.environ.get("RAY_ADDRESS") else "native") == "ray"
+
+
+def _engine(settings: CurateSettings, folder: Path) -> Engine:
+    if not on_ray(settings):
+        return Native(folder)
+    from herdbook.corpus import cluster
+
+    return cluster.dataframes(folder)
+
+
 def free_cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -113,10 +129,14 @@ def _prepare(folder: Path, shards: list[Shard], settings: MeasureSettings) -> No
         left.unlink()
 
 
-def _measure_all(folder: Path, shards: list[Shard], settings: MeasureSettings, workers: int) -> None:
+def _measure_all(folder: Path, shards: list[Shard], curation: CurateSettings) -> None:
+    settings, workers = curation.measure, curation.workers or free_cores()
     missing = [(number, shard) for number, shard in enumerate(shards) if not _target(folder, number).is_file()]
     with console.progress("measuring", sum(shard.size for shard in shards) / 1e6, "MB") as tracker:
         tracker.advance(sum(shard.size for shard in shards) / 1e6 - sum(shard.size for _, shard in missing) / 1e6)
+        if on_ray(curation):
+            _measure_on_ray(folder, missing, settings, tracker)
+            return
         if workers == 1 or len(missing) == 1:
             for number, shard in missing:
                 tracker.note(pages=measure_shard(shard, settings, _target(folder, number)))
@@ -131,6 +151,21 @@ def _measure_all(folder: Path, shards: list[Shard], settings: MeasureSettings, w
                 console.log("worker_died", shards_left=len(missing), attempt=attempt + 1)
         names = ", ".join(sorted({shard.files[0] for _, shard in missing}))
         raise UserError(f"measuring processes died {RETRIES + 1} times on {names}; lower `workers` if memory ran out")
+
+
+def _measure_on_ray(
+    folder: Path, missing: list[tuple[int, Shard]], settings: MeasureSettings, tracker: console.Tracker
+) -> None:
+    from herdbook.corpus import cluster
+
+    def done(call: tuple[Any, ...], pages: int) -> None:
+        shard, _, target = call
+        if not target.is_file():
+            raise UserError(f"{target} was measured on another node and is not seen here; all nodes must see the book")
+        tracker.note(pages=pages)
+        tracker.advance(shard.size / 1e6)
+
+    cluster.spread(measure_shard, ((s, settings, _target(folder.absolute(), n)) for n, s in missing), done)
 
 
 def _measure_parallel(

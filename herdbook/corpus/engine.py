@@ -7,7 +7,7 @@ Daft runs here or on a Ray cluster. Both give the same answers. Keys and ranks a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -15,21 +15,24 @@ import numpy as np
 
 from herdbook.corpus.spill import Spill
 
-Batches = Iterable[tuple[np.ndarray, np.ndarray]]
-"""Keys (R,) int64 and ranks (R,) int64 of documents; one document may come with several keys."""
+Parts = Iterable[Callable[[], tuple[np.ndarray, np.ndarray]]]
+"""Functions that each make keys (R,) int64 and ranks (R,) int64 of some documents; a document may have several keys.
+They can be pickled, to run elsewhere."""
+KeyParts = Iterable[Callable[[], np.ndarray]]
+"""The same for keys (R,) int64 alone."""
 
 
 class Engine(Protocol):
     """What deciding asks of an engine."""
 
-    def hub_pairs(self, batches: Batches, ranks: int, expected: int) -> Iterator[np.ndarray]:
+    def hub_pairs(self, parts: Parts, ranks: int, expected: int) -> Iterator[np.ndarray]:
         """Every document that shares a key with a better one, with the best of that key: (P, 2), hub first.
 
         Pairs are ranks below `ranks`, each given once; `expected` is roughly how many rows will come.
         """
         ...
 
-    def keys_in_many(self, batches: Iterable[np.ndarray], least: int, expected: int) -> np.ndarray:
+    def keys_in_many(self, parts: KeyParts, least: int, expected: int) -> np.ndarray:
         """Sorted keys (R,) int64 that come in more than `least` rows."""
         ...
 
@@ -44,11 +47,11 @@ class Native:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def hub_pairs(self, batches: Batches, ranks: int, expected: int) -> Iterator[np.ndarray]:
+    def hub_pairs(self, parts: Parts, ranks: int, expected: int) -> Iterator[np.ndarray]:
         """See `Engine`."""
         with Spill(self.folder / "keys", 2, expected) as keys, Spill(self.folder / "pairs", 1, expected // 4) as pairs:
-            for key, rank in batches:
-                keys.add(key, rank)
+            for part in parts:
+                keys.add(*part())
             for rows in keys.groups():
                 hub, member = _hubs(rows[:, 0], rows[:, 1])
                 pairs.add(hub * np.int64(ranks) + member)
@@ -56,12 +59,12 @@ class Native:
                 code = np.unique(rows)
                 yield np.stack([code // ranks, code % ranks], axis=1)
 
-    def keys_in_many(self, batches: Iterable[np.ndarray], least: int, expected: int) -> np.ndarray:
+    def keys_in_many(self, parts: KeyParts, least: int, expected: int) -> np.ndarray:
         """See `Engine`."""
         found = [np.zeros(0, dtype=np.int64)]
         with Spill(self.folder / "lines", 1, expected) as keys:
-            for key in batches:
-                keys.add(key)
+            for part in parts:
+                keys.add(part())
             for rows in keys.groups():
                 ordered = np.sort(rows[:, 0])
                 found.append(np.unique(ordered[least:][ordered[least:] == ordered[: max(len(ordered) - least, 0)]]))

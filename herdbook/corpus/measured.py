@@ -67,8 +67,7 @@ class Measured:
 
     def table(self, number: int, names: Iterable[str] | None = None) -> pa.Table:
         """A shard's columns, all of them unless named."""
-        with pq.ParquetFile(self.shards[number]) as file:
-            return file.read(columns=None if names is None else list(names), use_threads=False)
+        return read_shard(self.shards[number], None if names is None else list(names))
 
     def numbers(self, name: str) -> np.ndarray:
         """A whole column of numbers (N,)."""
@@ -106,6 +105,12 @@ class Measured:
             if len(inside):
                 found.append(table[name].combine_chunks().take(pa.array(inside - rows.start)))
         return pa.concat_arrays(found) if found else pa.array([], pa.string())
+
+
+def read_shard(shard: Path, names: list[str] | None = None) -> pa.Table:
+    """Columns of a measured shard."""
+    with pq.ParquetFile(shard) as file:
+        return file.read(columns=names, use_threads=False)
 
 
 def lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

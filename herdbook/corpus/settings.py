@@ -93,6 +93,9 @@ class CurateSettings(Settings):
     off: tuple[str, ...] = ()
     """Names of rules (or of columns they read) to switch off, for example `[near_duplicate, line_repeated]`."""
 
+    engine: Literal["auto", "native", "ray"] = "auto"
+    """This machine, or a Ray cluster; `auto` goes by `herdbook run --engine`, else by whether RAY_ADDRESS is set."""
+
     workers: int | None = Field(default=None, ge=1)
     """Processes that measure; by default one per free processor core."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from herdbook.corpus import dedup, spill
-from herdbook.corpus.engine import Native
+from herdbook.corpus.daft_engine import Dataframes, here
+from herdbook.corpus.engine import Engine, Native
 from herdbook.corpus.measure import TOKENS, hash_words
 from herdbook.corpus.minhash import band_keys, shingles, signature, similarity
 
@@ -44,8 +47,8 @@ def near(folder: Path, signatures: np.ndarray, rank: np.ndarray, threshold: floa
     """For each document the one it nearly repeats, itself if none, and how similar they are."""
     engine, count, row = Native(folder), len(rank), np.argsort(rank)
     keys = band_keys(signatures, 4)
-    batches = [(keys[rows].reshape(-1), np.repeat(rank[rows], keys.shape[1])) for rows in np.array_split(row, 3)]
-    pairs = engine.hub_pairs(batches, count, keys.size)
+    made = [(keys[rows].reshape(-1), np.repeat(rank[rows], keys.shape[1])) for rows in np.array_split(row, 3)]
+    pairs = engine.hub_pairs([lambda part=part: part for part in made], count, keys.size)
     gone, keeper, likeness = dedup.near(pairs, lambda ranks: signatures[row[ranks]], threshold, engine)
     of, alike = np.arange(count), np.zeros(count)
     of[row[gone]], alike[row[gone]] = row[keeper], likeness
@@ -108,17 +111,29 @@ def test_components_equal_scipys(edges: list[tuple[int, int]]) -> None:
     assert found.tolist() == [int(np.flatnonzero(label == label[node])[0]) for node in range(20)]
 
 
-@pytest.mark.parametrize("rows", [7, 100, 1 << 20])
-def test_group_bys_equal_brute_force(tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spill, "ROWS", rows)
-    draw, engine = np.random.default_rng(5), Native(tmp_path)
+def test_components_by_joins_alone_equal_native_ones(tmp_path: Path) -> None:
+    draw = np.random.default_rng(9)
+    engine = Dataframes(tmp_path, 0, here)
+    path = draw.permutation(40)
+    for pairs in (draw.integers(0, 60, (45, 2)), np.stack([path[1:], path[:-1]], axis=1), np.zeros((0, 2), np.int64)):
+        assert (engine.components(pairs, 60) == Native(tmp_path).components(pairs, 60)).all()
+
+
+@pytest.mark.parametrize("rows", [7, 100, 1 << 20, "dataframes"])
+def test_group_bys_equal_brute_force(tmp_path: Path, rows: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(rows, int):
+        monkeypatch.setattr(spill, "ROWS", rows)
+    draw = np.random.default_rng(5)
+    engine: Engine = Native(tmp_path) if isinstance(rows, int) else Dataframes(tmp_path, 0, here)
     keys = draw.integers(-20, 20, 300)
     wanted = [key for key in sorted(set(keys.tolist())) if (keys == key).sum() > 6]
-    assert engine.keys_in_many(np.array_split(keys, 4), 6, 300).tolist() == wanted
+    assert (
+        engine.keys_in_many([partial(keys[a:b].copy) for a, b in pairwise((0, 9, 9, 300))], 6, 300).tolist() == wanted
+    )
     bands = draw.integers(0, 30, (60, 3)) + np.array([0, 100, 200])
     rank = draw.permutation(60)
-    batches = [(bands[part].reshape(-1), np.repeat(rank[part], 3)) for part in np.array_split(np.arange(60), 5)]
-    pairs = np.concatenate(list(engine.hub_pairs(batches, 60, 180)))
+    made = [(bands[part].reshape(-1), np.repeat(rank[part], 3)) for part in np.array_split(np.arange(60), 5)]
+    pairs = np.concatenate(list(engine.hub_pairs([lambda part=part: part for part in made], 60, 180)))
     brute = set()
     for key in range(300):
         sharing = rank[(bands == key).any(axis=1)].tolist()
