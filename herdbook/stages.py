@@ -136,6 +136,21 @@ register(
 )
 register(
     StageKind(
+        name="contamination",
+        help="Searches documents for questions of benchmarks, marks them in columns and drops them by rule.",
+        settings="herdbook.corpus.benchmarks:ContaminationSettings",
+        function="herdbook.corpus.contamination:contamination",
+        takes={
+            "documents": Takes("documents", many=True),
+            "world": Takes("world", required=False, argument="questions", folder="questions"),
+        },
+        gives="documents",
+        either=("world", "folder", "benchmarks"),
+        headline=("documents.read", "documents.kept"),
+    )
+)
+register(
+    StageKind(
         name="audit",
         help="Holds the documents curated from a world against that world's truth.",
         settings="herdbook.world.audit:AuditSettings",
