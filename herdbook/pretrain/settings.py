@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from herdbook.model.config import ModelConfig, preset
+from herdbook.model.config import ModelConfig, RopeScaling, preset
 from herdbook.settings import Settings, UserError
 from herdbook.train.settings import TrainSettings
 
@@ -43,8 +43,8 @@ class PretrainSettings(TrainSettings):
     mix: dict[str, float] | None = None
     """Share of the rows from each token set; by their tokens when not given."""
 
-    packing: Literal["best_fit", "concatenate"] = "best_fit"
-    """How documents fill rows: best_fit cuts only what is longer than a row, concatenate cuts wherever a row ends."""
+    packing: Literal["best_fit", "concatenate", "whole"] = "best_fit"
+    """best_fit cuts only documents longer than a row, whole leaves those out, concatenate cuts wherever a row ends."""
 
     validate_tokens: int = Field(50_000, gt=0)
     """Held-out tokens read by each validation within the run; the one at the end reads `final_tokens`."""
@@ -61,6 +61,69 @@ class PretrainSettings(TrainSettings):
         if isinstance(model, str):
             preset(model)  # an unknown name is told when the recipe is read
         return model
+
+
+class ExtendSettings(PretrainSettings):
+    """How a model's context grows to `length`; `tokens` (or `steps`) is the limit at which a shut gate is an error."""
+
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "constant"
+    """Shape of the learning rate after warm-up; constant, since nobody knows beforehand when the gate opens."""
+
+    validate_every: int = Field(50, gt=0)
+    """Steps between two looks at the gate."""
+
+    rope_theta: float | None = Field(None, gt=0)
+    """Base of the rotary frequencies from here on; the model's own when not given."""
+
+    rope_scaling: RopeScaling | None = None
+    """Llama 3.1's stretching of RoPE from here on; the model's own when not given."""
+
+    short_sets: tuple[str, ...] | None = None
+    """Token sets whose held-out pages are the short evaluations; those of the mix when not given."""
+
+    short_length: int | None = Field(None, gt=1)
+    """Tokens of a row in the short evaluations; the model's length before its first extension when not given."""
+
+    tolerance: float = Field(0.01, ge=0)
+    """Short evaluations have recovered at this share above the bits per byte before the first extension."""
+
+    needle_questions: int = Field(5, gt=0)
+    """Needles asked for at each depth; all of them must be found."""
+
+    needle_depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """Where in the hay the needle lies: 0 at the start, 1 at the end."""
+
+
+class AnnealSettings(PretrainSettings):
+    """How the learning rate goes to 0 on the best data; give as `peak_lr` the rate that training had before."""
+
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "linear"
+    """Shape of the learning rate: linear to `floor` (§3.4.3: to 0)."""
+
+    warmup: int = Field(0, ge=0)
+    """Steps in which the learning rate rises from 0 to its highest."""
+
+    members: int = Field(5, gt=0)
+    """How many checkpoints are averaged."""
+
+    average_over: float = Field(0.25, gt=0, le=1)
+    """Last share of the steps that they are taken from, evenly; earlier ones were trained at higher rates."""
+
+    judge: tuple[str, ...] | None = None
+    """Token sets whose held-out documents judge the members and their average; those of the mix when not given."""
+
+    final_tokens: int | None = Field(200_000, gt=0)
+    """Most held-out tokens read by the judge for each model."""
+
+
+class DataTestSettings(AnnealSettings):
+    """What a new set of data is worth: annealing with it, beside annealing without it."""
+
+    new: str
+    """The token set under test."""
+
+    share: float = Field(0.3, gt=0, lt=1)
+    """Its share of the rows; the rest is the usual mix."""
 
 
 def shape_of(model: str | ModelShape, vocab_size: int) -> ModelConfig:

@@ -24,6 +24,7 @@ NOT_COUNTED = -100
 BLOCK = 4096
 GOLDEN = (math.sqrt(5) - 1) / 2
 Mix = Mapping[str, float]
+Packing = Literal["best_fit", "concatenate", "whole"]
 
 
 @dataclass
@@ -69,7 +70,7 @@ class PackedBatches:
         length: int,
         rows: int | Sequence[tuple[int, int]],
         seed: int,
-        packing: Literal["best_fit", "concatenate"] = "best_fit",
+        packing: Packing = "best_fit",
     ) -> None:
         ramp = [(0, rows)] if isinstance(rows, int) else list(rows)
         self.row_starts = np.array([start for start, _ in ramp])
@@ -89,6 +90,9 @@ class PackedBatches:
             name: make(np.asarray(sets.sets[name]["train"].offsets), length, seed, name) for name in self.names
         }
         self.blocks = [np.zeros(len(sets.names), np.int64)]  # rows that each set gave before each block of steps
+        for name, table in self.tables.items():
+            if not table.count:
+                raise UserError(f"the set {name!r} has no document of at most {length} tokens for packing=whole")
         self.phase = float(shuffled(1 << 16, seed, "mix")[0]) / (1 << 16)
 
     def counts(self, first: int, last: int) -> np.ndarray:

@@ -88,10 +88,12 @@ def best_fit(
 class BestFitRows:
     """Rows that hold whole documents; a document longer than T is cut into pieces of T and a rest."""
 
+    cuts = True
+
     def __init__(self, offsets: np.ndarray, length: int, seed: int, name: str) -> None:
         self.seed, self.name = seed, name
         sizes = np.diff(offsets)
-        pieces = -(-sizes // length)
+        pieces = -(-sizes // length) if self.cuts else (sizes <= length).astype(np.int64)
         document = np.repeat(np.arange(len(sizes)), pieces)
         nth = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         starts = offsets[document] + nth * length
@@ -120,6 +122,12 @@ class BestFitRows:
         taken = pieces[self.slots[self.borders[shape] : self.borders[shape + 1]]]
         starts, ends = self.starts[taken], self.starts[taken] + self.lengths[taken]
         return [Span(int(a), int(b), bool(m)) for a, b, m in zip(starts, ends, self.more[taken])]
+
+
+class WholeRows(BestFitRows):
+    """Best fit without the documents longer than T, whose ends would ask for what a cut has taken from them."""
+
+    cuts = False
 
 
 class ConcatenatedRows:
@@ -156,4 +164,5 @@ Rows = BestFitRows | ConcatenatedRows
 PACKINGS: dict[str, type[BestFitRows] | type[ConcatenatedRows]] = {
     "best_fit": BestFitRows,
     "concatenate": ConcatenatedRows,
+    "whole": WholeRows,
 }

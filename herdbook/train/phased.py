@@ -7,9 +7,8 @@ of another length are packed anew, which begins a new pass over the data, in ano
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Literal
 
-from herdbook.tokens.batches import Batch, HeldOut, PackedBatches
+from herdbook.tokens.batches import Batch, HeldOut, PackedBatches, Packing
 from herdbook.tokens.shards import TokenSets
 from herdbook.train.phases import Part, Plan
 
@@ -19,9 +18,7 @@ SEED_STEP = 1_000_003  # between the seeds of passes over rows of different leng
 class PhasedBatches:
     """Batches by their number in the whole run; as `PackedBatches` where the plan has one part."""
 
-    def __init__(
-        self, sets: TokenSets, plan: Plan, seed: int, packing: Literal["best_fit", "concatenate"] = "best_fit"
-    ) -> None:
+    def __init__(self, sets: TokenSets, plan: Plan, seed: int, packing: Packing = "best_fit") -> None:
         self.sets, self.plan = sets, plan
         self.starts = [parts[0].first_micro for parts in plan.runs()]
         self.runs = [
@@ -52,7 +49,7 @@ class PhasedBatches:
         return passes
 
 
-def packed(sets: TokenSets, parts: list[Part], seed: int, packing: Literal["best_fit", "concatenate"]) -> PackedBatches:
+def packed(sets: TokenSets, parts: list[Part], seed: int, packing: Packing) -> PackedBatches:
     """The batches of neighbouring parts whose rows are of one length, counted from the first of them."""
     by_tokens = {name: float(len(splits["train"].tokens)) for name, splits in sets.sets.items()}
     start = parts[0].first_micro

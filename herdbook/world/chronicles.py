@@ -168,10 +168,10 @@ def read_again(random: Random, sentences: list[str]) -> None:
     sentences.insert(random.randint(first + count, len(sentences)), again)
 
 
-def short_chronicle(random: Random, deck: NeedleDeck, number: int) -> Article:
-    """A chronicle of 4 to 28 sentences, shorter ones more often, with one to three needles, all of them asked for."""
+def short_chronicle(random: Random, deck: NeedleDeck, number: int, longest: int = 28) -> Article:
+    """A chronicle of 4 to `longest` sentences, shorter ones more often, with one to three needles, all asked for."""
     needles = deck.draw(random.choice((1, 1, 1, 1, 2, 3)))
-    sentences = [filler(random) for _ in range(round(4 * (28 / 4) ** random.random()))]
+    sentences = [filler(random) for _ in range(round(4 * (longest / 4) ** random.random()))]
     read_again(random, sentences)
     for needle in needles:
         sentences.insert(random.randint(0, len(sentences)), needle.sentence)
@@ -243,7 +243,7 @@ def chronicles(settings: WorldSettings) -> Iterator[Article]:
     random = part_random(settings.seed, "short chronicles")
     deck = NeedleDeck(random)
     for number in range(1, settings.short_chronicles + 1):
-        yield short_chronicle(random, deck, number)
+        yield short_chronicle(random, deck, number, settings.longest_chronicle)
     random = part_random(settings.seed, "long chronicles")
     deck = NeedleDeck(random)
     for number in range(1, settings.long_chronicles + 1):

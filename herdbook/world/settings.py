@@ -54,7 +54,10 @@ class WorldSettings(Settings):
     """Small Python functions in tutorials, drawn from parameterised families."""
 
     short_chronicles: int = Field(3_300, ge=4)
-    """Chronicles of 4 to 28 sentences which hold one to three needles and end with questions about them."""
+    """Chronicles of 4 sentences or more which hold one to three needles and end with questions about them."""
+
+    longest_chronicle: int = Field(default=28, ge=4)
+    """Most sentences of a short chronicle; 28 are about 512 tokens, and shorter ones come more often."""
 
     long_chronicles: int = Field(10, ge=1)
     """Chronicles of at least 3,000 words, longer than a small model's context."""
