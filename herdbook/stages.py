@@ -151,6 +151,17 @@ register(
 )
 register(
     StageKind(
+        name="mix",
+        help="Puts documents together by group, topic, language and source, within limits of how often one is read.",
+        settings="herdbook.corpus.mix_settings:MixSettings",
+        function="herdbook.corpus.mix:mix",
+        takes={"documents": Takes("documents", many=True, keyed=True)},
+        gives="documents",
+        headline=("mb", "mix.*.reached"),
+    )
+)
+register(
+    StageKind(
         name="audit",
         help="Holds the documents curated from a world against that world's truth.",
         settings="herdbook.world.audit:AuditSettings",
