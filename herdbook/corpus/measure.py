@@ -17,12 +17,13 @@ from herdbook.corpus.decode import bad_share, decode
 from herdbook.corpus.extract import extract
 from herdbook.corpus.language import Languages, languages
 from herdbook.corpus.minhash import shingles, signature
-from herdbook.corpus.patterns import count_adult, count_personal
+from herdbook.corpus.patterns import count_adult
+from herdbook.corpus.personal import count_personal
 from herdbook.corpus.read import RawPage
 from herdbook.corpus.settings import MeasureSettings
 from herdbook.corpus.urls import canonical
 
-VERSION = 3
+VERSION = 4
 """Raised when a measurement changes its meaning, so that older measurements are not taken for new ones."""
 
 # Languages written without spaces are counted by the character.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from herdbook.corpus.patterns import ADULT, count_adult, count_personal, luhn, valid_iban
+from herdbook.corpus.patterns import ADULT, count_adult
+from herdbook.corpus.personal import NAMES, count_personal, find_personal, luhn, valid_iban
 
 FOUND = [
     ("write to anna.b+x@mail.example.org today", "emails"),
@@ -65,3 +68,76 @@ def test_adult_words_are_lower_case_words_and_everyday_words_are_not_among_them(
     assert all(word == word.lower().strip() and " " not in word for word in ADULT)
     assert not ADULT & {"sexual", "breast", "cock", "bitch", "bite", "cum", "nue", "ass", "mare", "stallion"}
     assert count_adult(["free", "xxx", "porn", "and", "bread"]) == 2
+
+
+IDENTITIES = [
+    "123.456.789-09", "12345678Z", "X1234567L", "RSSMRA85T10A562S", "1 85 05 78 006 084 91", "11010519491231002X",
+    "131052-308T", "19811218-9876", "PESEL 44051401359", "BSN: 111222333", "Steuer-ID 86095742719", "SIN 046 454 286",
+    "NHS number 943 476 5919", "Aadhaar 2341 2341 2346",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", IDENTITIES)
+def test_a_national_number_counts_only_with_its_check_digit(number: str) -> None:
+    assert count_personal(f"known as {number} since")["ids"] == 1
+    place = next(i for i in reversed(range(len(number))) if number[i].isdigit())
+    broken = f"{number[:place]}{(int(number[place]) + 1) % 10}{number[place + 1 :]}"
+    assert count_personal(f"known as {broken} since")["ids"] == 0
+
+
+SECRETS = [
+    "ghp_aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xY1zA2", "AKIAQ7RZ3XNMJ2LP5TWK", "xoxb-2847563910-Kd83jfPq92LxZm47",
+    "AIzaSyD3kf92LmQx7Rt5Wv1Bn8Jh4Gc6Pz0aUeY", 'api_key = "Zk93hfQ2mXv7LpR4tWb8"', "sk-proj-q8Rk3Lx92MvTzB47HjWn",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI0MjE5In0.k3Jx8Qm2Lr9Tz4Wb7Vn1Hp6Gd",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_keys_and_tokens_are_found(secret: str) -> None:
+    assert count_personal(f"use {secret} here") == {**dict.fromkeys(NAMES, 0), "secrets": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AKIAIOSFODNN7EXAMPLE", "ghp_" + "x" * 36, 'token = "your-token-goes-here-please"', "sk-learn-and-more-things",
+        "password: " + '"' + "a" * 24 + '"', "git commit 3f786850e387550fdab836ed7e6dc881de23001b",
+    ],
+)  # fmt: skip
+def test_examples_of_keys_are_no_keys(text: str) -> None:
+    assert count_personal(text)["secrets"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("at 2a00:1450:4001:82a::200e now", 1), ("::1 and fe80::1 and 2001:db8::5", 0), ("at 12:30:45 and a::b::c", 0)],
+)
+def test_addresses_of_the_internet_in_version_six(text: str, count: int) -> None:
+    assert count_personal(text)["ips"] == count
+
+
+@given(st.text(max_size=80), st.sampled_from([text for text, _ in FOUND] + IDENTITIES + SECRETS), st.text(max_size=80))
+def test_items_never_overlap_and_stand_where_they_are_said_to(before: str, item: str, after: str) -> None:
+    text = f"{before} {item} {after}"
+    spans = sorted((start, end) for _, start, end in find_personal(text))
+    assert all(0 <= start < end <= len(text) for start, end in spans)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+@given(
+    st.lists(st.sampled_from([t for t, _ in FOUND] + IDENTITIES + SECRETS + ["a line", "12 Mill", "x::y"]), max_size=9)
+)
+def test_looking_at_marked_lines_alone_finds_as_much_as_looking_at_all(lines: list[str]) -> None:
+    text = "\n".join(lines)
+    counts = dict.fromkeys(NAMES, 0)
+    for name, _, _ in find_personal(text):
+        counts[name] += 1
+    assert count_personal(text) == counts
+
+
+def test_a_private_key_is_one_secret() -> None:
+    body = "\n".join(["MIIEpAIBAAKCAQEA3Tz2mr7SZiAMfQyuvBjM9OiJjRazXBZ1BjP5CE"] * 4)
+    assert (
+        count_personal(f"key:\n-----BEGIN RSA PRIVATE KEY-----\n{body}\n-----END RSA PRIVATE KEY-----\n")["secrets"]
+        == 1
+    )
