@@ -12,7 +12,6 @@ bf16 where the machine has it: a CPU that emulates it needs minutes a step, so `
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -24,6 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 
+try:
+    from benchmarks.common import RESULTS, cpu_name, spread, write_result
+except ImportError:  # run as a script: its own folder is on the path, the project's is not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from benchmarks.common import RESULTS, cpu_name, spread, write_result
 from herdbook.model.config import ModelConfig
 from herdbook.model.documents import Documents
 from herdbook.model.huggingface import config_to_json, theirs
@@ -38,7 +42,7 @@ LENGTH, MEAN_DOCUMENT, AIM = 2048, 300, 1.2
 CONFIG = ModelConfig(
     vocab_size=32_768, dim=192, layers=8, heads=6, kv_heads=2, ffn_dim=512, max_length=LENGTH, tied_embeddings=True
 )
-RESULT = Path(__file__).parent / "results" / "train_cpu.json"
+RESULT = RESULTS / "train_cpu.json"
 
 
 def packed_batches(count: int, rows: int, seed: int) -> list[Batch]:
@@ -97,11 +101,6 @@ def our_step(model: Transformer, optimizers: Optimizers, batch: Batch, autocast:
     optimizers.step()
     optimizers.zero_grad()
     return float(loss.total.detach()) / loss.count
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Least, median and greatest."""
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
 def contenders(settings: TrainSettings, dtype: torch.dtype) -> dict[str, Callable[[Batch], float]]:
@@ -171,15 +170,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def cpu_name() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main() -> None:
     """Measure, print, write the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
@@ -197,9 +187,7 @@ def main() -> None:
     reached = result["ratio"][result["faster_peer"]]["median"]
     compared = f"against the faster peer ({result['faster_peer']}): {reached:.2f} x, aim {AIM} x"
     print(f"{compared}, {result['precision']}, n={result['n']}")
-    out = parser.parse_args().out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(parser.parse_args().out, result)
 
 
 if __name__ == "__main__":
