@@ -141,21 +141,21 @@ def _work(book: Book, task: Task, place: Workplace) -> Entry:
     going_on = task.kind.resumes and place.out.exists()
     place.prepare(task.kind.resumes)
     before = _close_attempts(earlier, place)
-    begun = time.time()
+    begun, clock = time.time(), time.monotonic()  # the time of day may jump
     files.write_json(place.attempts_file, [*before, {"started": begun, "seconds": None}])
     console.log("continuing" if going_on else "running", stage=task.stage, kind=task.kind.name, entry=task.name)
     meter = Meter().start()
     try:
         metrics = function(task.settings, **_arguments(book, task), out=place.out)
         energy = meter.stop()
-        spent = time.time() - begun
+        spent = time.monotonic() - clock
         counted = before if task.kind.resumes else []
         started = counted[0]["started"] if counted else begun
         entry = _entry(task, metrics, started, spent + sum(item["seconds"] for item in counted), energy)
         entry = entry.model_copy(update={"attempts": 1 + len(before)})
         place.publish(entry)
     except (KeyboardInterrupt, Exception) as error:
-        _note_end(place, before, begun)
+        _note_end(place, before, begun, time.monotonic() - clock)
         if isinstance(error, KeyboardInterrupt):
             raise
         if _received:
@@ -236,9 +236,9 @@ def _close_attempts(earlier: list[dict[str, Any]], place: Workplace) -> list[dic
     return closed
 
 
-def _note_end(place: Workplace, before: list[dict[str, Any]], begun: float) -> None:
+def _note_end(place: Workplace, before: list[dict[str, Any]], begun: float, seconds: float) -> None:
     try:
-        files.write_json(place.attempts_file, [*before, {"started": begun, "seconds": time.time() - begun}])
+        files.write_json(place.attempts_file, [*before, {"started": begun, "seconds": seconds}])
     except OSError:
         pass  # on a full disk there is something better to say
 

@@ -59,7 +59,7 @@ class PackedBatches:
     `mix` gives each set's share of the rows (made to sum to 1; sets not named have none; without a mix, shares are
     by tokens), or is a schedule: a list of (first step, shares), the first at step 0. A schedule changes nothing
     of the steps before it. `rows` of a batch may be a schedule as well: (first step, rows). Raises `UserError` for
-    unknown sets, weights that are no shares, empty sets, and a token that the vocabulary does not have.
+    unknown sets, weights that are no shares, and empty sets.
     """
 
     def __init__(

@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from herdbook.settings import UserError
 
 
 class MetricsLog:
@@ -30,18 +33,26 @@ class MetricsLog:
     def write(self, step: int, record: dict[str, Any]) -> None:
         """Write one step's values; numbers that JSON does not have become null."""
         clean = {key: _finite(value) for key, value in record.items()}
-        self.file.write(json.dumps({"step": step, **clean}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"step": step, **clean}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: can't be written ({error.strerror}); checkpoints before step {step} are whole: "
+                "make room and run again to go on"
+            ) from error
         if self.writer is not None:
             for key, value in record.items():
                 if isinstance(value, (int, float)):
                     self.writer.add_scalar(key, value, step)
 
     def close(self) -> None:
-        """Flush and close both files."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
+        """Flush and close both files; a disk that is full was told of when the step was written."""
+        with suppress(OSError):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        with suppress(OSError):
+            self.file.close()
         if self.writer is not None:
             self.writer.close()
 

@@ -272,3 +272,15 @@ def test_mistakes_are_named(change: dict[str, Any], says: str) -> None:
         PackedBatches(sets, **({"length": 8, "rows": 2, "seed": 0} | change))
     with pytest.raises(UserError, match="held-out set 'b'"):
         PackedBatches(sets, length=8, rows=2, seed=0).heldout("b")
+
+
+def test_whole_rows_hold_every_document_that_fits_once_and_none_that_does_not() -> None:
+    from herdbook.tokens.rows import WholeRows
+
+    sizes = np.array([5, 40, 16, 9, 17, 2, 100, 7])
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    table = WholeRows(offsets, 16, 3, "x")
+    spans = [span for row in range(table.count) for span in table.row(0, row)]
+    assert not any(span.more for span in spans)
+    assert sorted(span.end - span.start for span in spans) == [2, 5, 7, 9, 16]
+    assert {span.start for span in spans} <= set(offsets.tolist())

@@ -11,10 +11,10 @@ import torch
 
 from herdbook.settings import UserError
 from herdbook.train import goodput
-from herdbook.train.faults import Skips
-from herdbook.train.loop import train
+from herdbook.train.faults import Skips, StopRequest
+from herdbook.train.loop import Run, train
 from herdbook.train.metrics import read_metrics
-from herdbook.train.objective import NextToken
+from herdbook.train.objective import Loss, NextToken
 from herdbook.train.prefetch import Prefetcher
 from tests.support.models import tiny_model
 from tests.train.support import RandomBatches, tiny_settings
@@ -145,3 +145,44 @@ def test_what_making_a_batch_raises_is_raised_where_it_is_asked_for() -> None:
     with pytest.raises(RuntimeError, match="killed"):
         ahead.batch(1)
     ahead.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_disk_that_fills_up_while_steps_are_recorded_ends_the_run_with_a_line_and_loses_no_checkpoint(
+    tmp_path: Path,
+) -> None:
+    class Fills(RandomBatches):
+        def batch(self, step: int) -> Any:
+            if step == 3:
+                (tmp_path / "run" / "metrics.jsonl").rename(tmp_path / "kept.jsonl")
+                run.metrics.file = open("/dev/full", "w")  # type: ignore[union-attr]  # noqa: SIM115
+            return super().batch(step)
+
+    run = Run(tiny_model(), NextToken(), Fills(), tiny_settings(checkpoint_every=2), tmp_path / "run", None)
+    run.resume()
+    with StopRequest() as request, pytest.raises(UserError, match=r"can't be written .*No space left.*run again"):
+        run.go(request)
+    run.close()
+    (tmp_path / "kept.jsonl").rename(tmp_path / "run" / "metrics.jsonl")
+    undisturbed, resumed = tiny_model(), tiny_model(seed=3)
+    train(undisturbed, NextToken(), RandomBatches(), tiny_settings(), tmp_path / "whole")
+    train(resumed, NextToken(), RandomBatches(), tiny_settings(checkpoint_every=2), tmp_path / "run")
+    for one, other in zip(undisturbed.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_run_whose_losses_jump_leaves_those_steps_out_and_resumes_with_what_it_knew(tmp_path: Path) -> None:
+    class Jumps:
+        def __init__(self, at: set[int]) -> None:
+            self.at, self.step = at, -1
+
+        def __call__(self, model: Any, batch: Any) -> Loss:
+            self.step += 1
+            loss = NextToken()(model, batch)
+            return Loss(loss.total * (3 if self.step in self.at else 1), loss.count)
+
+    settings = tiny_settings(steps=40, spike=8.0, checkpoint_every=30)
+    figures = train(tiny_model(), Jumps({25, 33}), RandomBatches(), settings, tmp_path)
+    assert figures["skipped_steps"] == 2
+    with pytest.raises(UserError, match=r"step 28: .* above the .* allow \(spike=8\.0\) for the 4\. time in a row"):
+        train(tiny_model(), Jumps(set(range(25, 40))), RandomBatches(), settings, tmp_path / "bad")
