@@ -112,31 +112,40 @@ def _of(view: View, gone: np.ndarray, keeper: np.ndarray) -> np.ndarray:
 @provides("duplicate_near_similarity")
 def near_duplicates(view: View) -> Columns:
     """Estimated Jaccard similarity to the better document that a document nearly repeats."""
-    worded, measured = view.worded(), view.measured
-    width = measured.schema.field("duplicate_signature").type.byte_width // 4
-    path = view.folder / "signatures"
-    row = np.empty(measured.count, dtype=np.int64)
-    row[view.rank] = np.arange(len(row))
-
+    measured, path = view.measured, view.folder / "signatures"
     with open(path, "wb") as file:
         for _, table in measured.parts("duplicate_signature"):
             file.write(memoryview(np.ascontiguousarray(signatures(table["duplicate_signature"]))))  # type: ignore[arg-type]
-    size = view.settings.duplicates.band_rows
-    parts = (
-        partial(_band_keys, path, slice(start, stop), width, size, worded[start:stop], view.rank[start:stop])
-        for start, stop in pairwise(measured.starts.tolist())
-    )
-
-    def fetch(ranks: np.ndarray) -> np.ndarray:
-        return gather(path, row[ranks], width)
-
-    bands = width // view.settings.duplicates.band_rows
-    pairs = view.engine.hub_pairs(parts, measured.count, measured.count * bands)
-    gone, keeper, alike = dedup.near(pairs, fetch, view.threshold, view.engine)
-    values = np.zeros(measured.count)
-    values[row[gone]] = alike
+    width = measured.schema.field("duplicate_signature").type.byte_width // 4
+    rows = view.settings.duplicates.band_rows
+    worded, starts = view.worded(), measured.starts.tolist()
+    gone, keeper, alike = near_among(path, width, starts, worded, view.rank, rows, view.threshold, view.engine)
     path.unlink()
-    return {"duplicate_near_similarity": values, "duplicate_of": _of(view, gone, keeper)}
+    of = _of(view, gone, keeper)
+    values = np.zeros(measured.count)
+    values[np.argsort(view.rank)[gone]] = alike
+    return {"duplicate_near_similarity": values, "duplicate_of": of}
+
+
+def near_among(
+    path: Path,  # file of signatures (N, width) uint32
+    width: int,
+    starts: list[int],  # where parts of it begin and the last one ends
+    chosen: np.ndarray,  # (N,) bool documents that count
+    rank: np.ndarray,  # (N,) int64 which is the better
+    band_rows: int,
+    threshold: float,
+    engine: Engine,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`dedup.near` among the signatures of a file, which is read part by part."""
+    row = np.empty(len(rank), dtype=np.int64)
+    row[rank] = np.arange(len(rank))
+    parts = (
+        partial(_band_keys, path, slice(start, stop), width, band_rows, chosen[start:stop], rank[start:stop])
+        for start, stop in pairwise(starts)
+    )
+    pairs = engine.hub_pairs(parts, len(rank), len(rank) * (width // band_rows))
+    return dedup.near(pairs, lambda ranks: gather(path, row[ranks], width), threshold, engine)
 
 
 def _band_keys(
