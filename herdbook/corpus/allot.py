@@ -19,7 +19,7 @@ class Cells:
     sizes: np.ndarray  # (C,) bytes
     limits: np.ndarray  # (C,) most epochs
     preferences: np.ndarray  # (C,) relative epochs
-    topics: np.ndarray  # (C,) int64
+    topics: np.ndarray  # (C,) int64, -1 where it is not known
 
     def some(self, rows: np.ndarray) -> Cells:
         """The cells of these rows (bool)."""
@@ -44,18 +44,18 @@ def fill(cells: Cells, wanted: float) -> np.ndarray:
 
 
 def allot(cells: Cells, wanted: float, topic_limit: float | None) -> np.ndarray:
-    """Epochs (C,) for `wanted` bytes, no topic having more than its share of them; a lone topic may have all."""
-    if topic_limit is None or not len(cells.sizes):
+    """Epochs (C,) for `wanted` bytes, no known topic having more than its share of them; a lone one may have all."""
+    known = np.unique(cells.topics[cells.topics >= 0])
+    if topic_limit is None or not len(known):
         return fill(cells, wanted)
-    topic_limit = max(topic_limit, 1 / len(np.unique(cells.topics)))
+    topic_limit = max(topic_limit, 1 / len(known))
     epochs, held, most = np.zeros(len(cells.sizes)), np.zeros(len(cells.sizes), bool), topic_limit * wanted
     while True:
         left = wanted - float(cells.sizes[held] @ epochs[held])
         epochs[~held] = fill(cells.some(~held), left)
-        volumes = np.bincount(cells.topics, weights=cells.sizes * epochs)
-        over = np.flatnonzero(volumes > most * (1 + 1e-9))
-        over = over[[not held[cells.topics == topic].any() for topic in over]] if len(over) else over
-        if not len(over):
+        volumes = np.bincount(cells.topics + 1, weights=cells.sizes * epochs)[1:]
+        over = [topic for topic in np.flatnonzero(volumes > most * (1 + 1e-9)) if not held[cells.topics == topic].any()]
+        if not over:
             return epochs
         for topic in over:
             rows = cells.topics == topic

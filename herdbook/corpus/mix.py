@@ -119,11 +119,17 @@ def best_of(values: np.ndarray, group: np.ndarray, top: float) -> np.ndarray:
     return best
 
 
-def epochs_of_documents(settings: MixSettings, held: Sorted) -> np.ndarray:
-    """How often each document (N,) is to be read, a fraction at times."""
+def limits_of(settings: MixSettings, held: Sorted) -> np.ndarray:
+    """How often each document (N,) may be read at most."""
     limits = np.full(len(held.size), settings.epochs)
     for name, most in settings.epochs_of.items():
         limits[(held.stage == name) | (held.source == name)] = most
+    return limits
+
+
+def epochs_of_documents(settings: MixSettings, held: Sorted) -> np.ndarray:
+    """How often each document (N,) is to be read, a fraction at times."""
+    limits = limits_of(settings, held)
     preferences = np.ones(len(held.size))
     if settings.best:
         preferences[held.best] = settings.best.weight
@@ -151,7 +157,9 @@ def epochs_of_documents(settings: MixSettings, held: Sorted) -> np.ndarray:
 
 def to_cells(held: Sorted, rows: np.ndarray, limits: np.ndarray, preferences: np.ndarray) -> tuple[Cells, np.ndarray]:
     """The cells of these documents, and the cell of each."""
-    topic = np.unique(held.topic[rows], return_inverse=True)[1]
+    names, topic = np.unique(held.topic[rows], return_inverse=True)
+    if len(names) and names[0] == "":
+        topic = topic - 1  # what has no topic is no topic of its own
     keys = np.stack([topic.astype(np.float64), limits, preferences], axis=1).reshape(-1, 3)
     unique, inverse = np.unique(keys, axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)
@@ -180,7 +188,7 @@ def write_repetitions(out: Path) -> None:
 
 def report(settings: MixSettings, held: Sorted, copies: np.ndarray) -> dict[str, Any]:
     """Wanted and reached shares of every group and topic, printed and as figures."""
-    read = held.size * copies
+    read, limits = held.size * copies, limits_of(settings, held)
     total, wanted = max(float(read.sum()), 1.0), sum(group.share for group in settings.groups)
     figures: dict[str, Any] = {}
     table = Table(title="The mix")
@@ -193,6 +201,7 @@ def report(settings: MixSettings, held: Sorted, copies: np.ndarray) -> dict[str,
         topics = {str(name): float(read[rows & (held.topic == name)].sum()) / max(given, 1) for name in names}
         one: dict[str, Any] = {"wanted": group.share / wanted, "reached": given / total, "mb": given / 1e6}
         one |= {"mb_there": there / 1e6, "epochs": given / there if there else 0.0, "documents": int(rows.sum())}
+        one["mb_most"] = float(held.size[rows] @ limits[rows]) / 1e6
         if set(topics) - {""}:
             one["topics"] = dict(sorted(topics.items(), key=lambda item: -item[1])[:20])
         figures[group.name] = one
@@ -212,9 +221,15 @@ def shortages(settings: MixSettings, figures: dict[str, Any]) -> list[str]:
         if not one["documents"]:
             lines.append(f"group {name} has no documents at all; look at its `match`, or give it a source")
         elif one["reached"] < one["wanted"] * 0.95 and settings.short == "fill":
-            limit = f" at {one['epochs']:.1f} epochs" if one["epochs"] >= 1 else ""
+            if one["mb"] < one["mb_most"] * 0.9:
+                lines.append(
+                    f"group {name} has {one['reached']:.1%} of the mix and {one['wanted']:.1%} are wanted, for "
+                    f"topic_limit={settings.topic_limit} holds its topics back; raise it, or give other topics"
+                )
+                continue
             lines.append(
-                f"group {name} is too small: {one['mb_there']:.2f} MB give {one['reached']:.1%} of the mix{limit}, "
-                f"and {one['wanted']:.1%} are wanted; give it more documents, more epochs, or say `short: shrink`"
+                f"group {name} is too small: {one['mb_there']:.2f} MB, read {one['epochs']:.1f} times, give "
+                f"{one['reached']:.1%} of the mix, and {one['wanted']:.1%} are wanted; give it more documents, more "
+                "epochs, or say `short: shrink`"
             )
     return lines

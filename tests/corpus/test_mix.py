@@ -49,6 +49,8 @@ def test_no_topic_has_more_than_its_limit_and_the_rest_is_in_proportion() -> Non
     assert made.sizes * allot(made, 100, 0.4) == pytest.approx([40, 40, 20])
     assert made.sizes * allot(made, 100, 0.5) == pytest.approx([50, 50 * 2 / 3, 50 / 3])
     assert made.sizes * allot(made, 100, 0.1) == pytest.approx([100 / 3] * 3)  # three topics can't have a tenth each
+    unknown = cells([(80, 9, 1, -1), (10, 9, 1, 0), (10, 9, 1, 1)])
+    assert allot(unknown, 100, 0.05) == pytest.approx([1, 1, 1])  # what has no topic is not held back
     short = cells([(70, 9, 1, 0), (1, 2, 1, 1)])
     assert short.sizes * allot(short, 100, 0.6) == pytest.approx([60, 2])
 
@@ -171,8 +173,13 @@ def test_an_annealing_mix_reads_the_best_more_often(tmp_path: Path) -> None:
 
 def test_what_is_short_is_said_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = mix(MixSettings(size_mb=1), web(tmp_path, 1000), tmp_path / "out")
-    assert any("group code is too small" in line and "4.0 epochs" in line for line in told["short"])
+    assert any("group code is too small" in line and "read 4.0 times" in line for line in told["short"])
     assert "group code is too small" in capsys.readouterr().out.replace("\n", " ")
+    most = GroupSettings(name="most", share=0.9, match=(MatchSettings(topics=("celebrities", "mathematics")),))
+    rest = GroupSettings(name="rest", share=0.1)
+    limited = MixSettings(groups=(most, rest), topic_limit=0.5, size_mb=0.3)
+    told = mix(limited, web(tmp_path / "c", 1000), tmp_path / "limited")
+    assert any("topic_limit=0.5 holds its topics back" in line for line in told["short"])
     empty = MixSettings(groups=(GroupSettings(name="x", share=1, match=(MatchSettings(languages=("sw",)),)),))
     told = mix(empty, web(tmp_path / "b", 50), tmp_path / "none")
     assert "no documents at all" in told["short"][0] and told["documents"] == {"read": 55, "kept": 0, "dropped": 55}
