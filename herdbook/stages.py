@@ -104,7 +104,10 @@ register(
         help="Turns pages into documents: read, extract, measure, decide by rules, deduplicate.",
         settings="herdbook.corpus.settings:CurateSettings",
         function="herdbook.corpus.curate:curate",
-        takes={"pages": Takes("world", required=False, many=True)},
+        takes={
+            "pages": Takes("world", required=False, many=True),
+            "quality": Takes("quality", required=False, many=True),
+        },
         gives="documents",
         resumes=True,
         either=("pages", "sources"),

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
@@ -39,12 +40,20 @@ RETRIES = 2
 """How often a shard is given to another process after one died with it."""
 
 
-def curate(settings: CurateSettings, pages: list[Path], out: Path) -> dict[str, Any]:
+def curate(settings: CurateSettings, pages: list[Path], out: Path, quality: Sequence[Path] = ()) -> dict[str, Any]:
     """Curate the crawls in the folders `pages` and the settings' sources into `out`; continues what is there.
 
-    Returns the figures of the funnel. Raises UserError when there is nothing to read.
+    Classifiers in the folders `quality` are applied where a page is measured. Returns the figures of the funnel.
+    Raises UserError when there is nothing to read.
     """
     started = time.monotonic()
+    if quality:
+        measure = settings.measure.model_copy(update={"quality": (*settings.measure.quality, *quality)})
+        settings = settings.model_copy(update={"measure": measure})
+    if settings.measure.quality:
+        from herdbook.corpus.quality.score import check_heads
+
+        check_heads(list(settings.measure.quality))  # told before anything is measured
     sources = [SourceSettings(path=folder, format="warc", name="pages") for folder in pages] + list(settings.sources)
     shards = plan(sources, settings.measure)
     folder = out / "measured"
@@ -231,6 +240,11 @@ def measure_shard(shard: Shard, settings: MeasureSettings, target: Path) -> int:
     write_json(target.with_suffix(".json"), {"losses": losses, "skipped": dict(skipped), "pages": len(rows)})
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     words = ["source", "language", "kind", "date", "encoding_name"]  # few different ones
-    pq.write_table(as_table(rows, settings), temporary, compression="zstd", compression_level=1, use_dictionary=words)
+    table = as_table(rows, settings)
+    if settings.quality:
+        from herdbook.corpus.quality.score import judged
+
+        table = judged(table, settings.quality)
+    pq.write_table(table, temporary, compression="zstd", compression_level=1, use_dictionary=words)
     temporary.replace(target)
     return len(rows)

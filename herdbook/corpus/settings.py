@@ -55,6 +55,9 @@ class MeasureSettings(Settings):
     shingle_words: int = Field(default=3, ge=1, le=10)
     """Words in a row that make one element of the set MinHash compares."""
 
+    quality: tuple[InputPath, ...] = ()
+    """Folders of classifiers whose scores are measured too; `quality` stages that feed the stage come on top."""
+
 
 class DuplicateSettings(Settings):
     """When two documents count as the same, and when a line counts as boilerplate."""

@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
 
+from herdbook.corpus.curate import curate
 from herdbook.corpus.quality.figures import auc, judge, share
 from herdbook.corpus.quality.linear import LinearSettings, document_buckets, features, fit, softmax
 from herdbook.corpus.quality.score import decide_scores_again, ranks, score
 from herdbook.corpus.quality.settings import EncoderSettings, HeadSettings, QualitySettings, ScoreSettings
 from herdbook.corpus.quality.train import load_heads, train_quality
-from herdbook.corpus.rules import Rule
+from herdbook.corpus.rules import DEFAULT_RULES, Rule
+from herdbook.corpus.settings import CurateSettings, DuplicateSettings, SourceSettings
 from herdbook.corpus.why import why
 from herdbook.settings import UserError
 
@@ -200,6 +202,30 @@ def test_deciding_again_scores_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "out" / "scored" / "00001.parquet").unlink()
     with pytest.raises(UserError, match="score first"):
         decide_scores_again(stricter, [entry], heads, tmp_path / "out")
+
+
+def test_curation_measures_scores_and_keeps_the_better_copy(tmp_path: Path) -> None:
+    entry, labels = corpus(tmp_path)
+    train_quality(quality(labels), [entry], None, tmp_path / "m")
+    draw = random.Random(9)
+    poor, fine = text_of(draw, BAD) + " casino offer winner" * 3, text_of(draw, GOOD) + " careful evidence theorem" * 3
+    rows = [{"url": "https://a.example/p", "date": "2024-02-01", "text": poor}]  # the newer one
+    rows.append({"url": "https://a.example/p", "date": "2024-01-01", "text": fine})
+    (tmp_path / "pages.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    usual = {"sources": (SourceSettings(path=tmp_path / "pages.jsonl"),), "workers": 1}
+    usual["rules"] = tuple(rule for rule in DEFAULT_RULES if rule.name == "url_duplicate")
+    curate(CurateSettings(**usual), [], tmp_path / "newest")
+    assert [row["text"] for row in everything(tmp_path / "newest")] == [poor]
+    best = CurateSettings(**usual, duplicates=DuplicateSettings(prefer="quality_general"))
+    curate(best, [], tmp_path / "best", quality=[tmp_path / "m"])
+    (kept,) = everything(tmp_path / "best")
+    assert kept["text"] == fine and kept["quality_general"] > 0.5 and kept["topic"] == "study"
+    with pytest.raises(UserError, match="nothing measures 'quality_general'"):
+        curate(best, [], tmp_path / "without")
+    heads = {"language": HeadSettings(file=labels, label_field="kind")}
+    train_quality(QualitySettings(heads=heads), [entry], None, tmp_path / "wrong")
+    with pytest.raises(UserError, match="'language', which is measured already"):
+        curate(best, [], tmp_path / "clash", quality=[tmp_path / "wrong"])
 
 
 def test_ranks_compare_within_a_language_only() -> None:

@@ -110,15 +110,33 @@ def _heads(quality: tuple[Path, ...]) -> list[Head]:
 
 def score_shard(path: Path, quality: tuple[Path, ...], target: Path) -> int:
     """Score one file of documents and publish the columns as `target`; returns the number of documents."""
-    heads, parts = _heads(quality), []
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(ROWS, columns=["text"]):
-            texts = [text or "" for text in batch["text"].to_pylist()]
-            parts.append({name: values for head in heads for name, values in head.score(texts).items()})
+        parts = [score_texts(batch["text"].to_pylist(), quality) for batch in file.iter_batches(ROWS, columns=["text"])]
+    table = pa.concat_tables(parts) if parts else score_texts([], quality)
+    write_table(table, target)
+    return table.num_rows
+
+
+def score_texts(texts: list[str | None], quality: tuple[Path, ...]) -> pa.Table:
+    """The columns of every head for some texts, always of the same types."""
+    heads = _heads(quality)
     fields = [(c, pa.string() if not h.graded and c == h.name else pa.float64()) for h in heads for c in h.columns]
-    joined = {name: [value for part in parts for value in part[name]] for name, _ in fields}
-    write_table(pa.table(joined, schema=pa.schema(fields)), target)
-    return len(next(iter(joined.values()), []))
+    found: dict[str, list[Any]] = {name: [] for name, _ in fields}
+    for start in range(0, len(texts), ROWS):
+        for head in heads:
+            for name, values in head.score([text or "" for text in texts[start : start + ROWS]]).items():
+                found[name] += list(values)
+    return pa.table(found, schema=pa.schema(fields))
+
+
+def judged(table: pa.Table, quality: tuple[Path, ...]) -> pa.Table:
+    """Measured pages with the scores of these classifiers beside the other measurements."""
+    scores = score_texts(table["text"].to_pylist(), quality)
+    for name in scores.column_names:
+        if name in table.column_names:
+            raise UserError(f"a classifier gives the column {name!r}, which is measured already; rename its head")
+        table = table.append_column(name, scores[name])
+    return table
 
 
 def _score_all(shards: list[Shard], quality: list[Path], heads: list[Head], folder: Path, workers: int) -> None:
