@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from herdbook.corpus import dedup
+from herdbook.corpus import dedup, domains
 from herdbook.corpus.columns import PROVIDERS, Columns, Provider, View
 from herdbook.corpus.engine import Engine
 from herdbook.corpus.measured import Measured
@@ -26,7 +26,7 @@ from herdbook.settings import UserError
 
 VERSION = 1
 """Raised when a provider changes what it gives, so that what an older one found is not taken again."""
-ELSEWHERE = frozenset(("sources", "measure", "rules", "thresholds", "off", "workers", "engine"))
+ELSEWHERE = frozenset(("sources", "measure", "rules", "thresholds", "off", "workers", "engine", "rule_sets", "redact"))
 """Settings no provider's columns depend on, but by the measured shards, the kept documents and the threshold."""
 
 
@@ -39,6 +39,11 @@ class Decision:
     """Index into `rules` (N,) int16, -1 for kept."""
     columns: Columns = field(default_factory=dict)
     """By name, as providers gave them; they lie on disk and are read where they are used."""
+    redact: tuple[str, ...] = ()
+    """Kinds of personal data that are replaced in the documents written."""
+
+
+assert domains  # imported for the columns it provides
 
 
 class Deciding:
@@ -46,11 +51,11 @@ class Deciding:
 
     def __init__(self, measured: Measured, settings: CurateSettings, engine: Engine, folder: Path) -> None:
         self.measured, self.settings, self.engine, self.folder = measured, settings, engine, folder
-        self.rules = active_rules(settings.rules, settings.thresholds, settings.off)
+        self.rules = active_rules(settings.all_rules, settings.thresholds, settings.off)
         self.numeric = measured.numeric()
         for rule in self.rules:
             known_column(rule, {*self.numeric, *PROVIDERS})
-        self.result = Decision(self.rules, np.full(measured.count, -1, dtype=np.int16))
+        self.result = Decision(self.rules, np.full(measured.count, -1, dtype=np.int16), redact=settings.redact)
         self._rank: np.ndarray | None = None
         self._used: set[str] = set()
 

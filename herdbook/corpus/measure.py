@@ -15,15 +15,17 @@ import xxhash
 
 from herdbook.corpus.decode import bad_share, decode
 from herdbook.corpus.extract import extract
+from herdbook.corpus.heuristics import COLUMNS, heuristics
 from herdbook.corpus.language import Languages, languages
 from herdbook.corpus.minhash import shingles, signature
 from herdbook.corpus.patterns import count_adult
 from herdbook.corpus.personal import count_personal
 from herdbook.corpus.read import RawPage
+from herdbook.corpus.repetition import repetition
 from herdbook.corpus.settings import MeasureSettings
 from herdbook.corpus.urls import canonical
 
-VERSION = 4
+VERSION = 5
 """Raised when a measurement changes its meaning, so that older measurements are not taken for new ones."""
 
 # Languages written without spaces are counted by the character.
@@ -35,8 +37,6 @@ BUCKETS = 1 << 14
 """Buckets of the token distribution; a word's bucket is its hash modulo this."""
 LEAST_HITS = 3
 """Adult words or items of personal data below this number count as none in the shares the rules read."""
-ENTROPY_WORDS = 100
-"""Words below which the entropy of a text's words is not judged."""
 LINE_NUMBERS = 3
 """Numbers from which a line is data and never looked up as boilerplate."""
 MIN_LINE_CHARACTERS = 15
@@ -112,7 +112,7 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
         len(prose_words), 2000
     )
     row.update(repetition(prose_hashes, prose, 2 if unspaced else 1))
-    row["repetition_word_entropy"] = word_entropy(prose_hashes)
+    row.update(heuristics(prose, prose_words, spoken.language, not unspaced))
     row.update(safety(prose, prose_words))
     row["duplicate_url_key"] = xxhash.xxh3_64_intdigest(canonical(page.url).encode("utf-8", "replace")) - 2**63
     row["duplicate_exact_key"] = xxhash.xxh3_64_intdigest(hashes.tobytes()) - 2**63
@@ -123,67 +123,6 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
     row["lines_hashes"] = line_hashes(lines, kinds)
     row["lines_words"] = np.fromiter((len(line.split()) for line in lines), np.int32, len(lines))
     return row
-
-
-def repetition(hashes: np.ndarray, text: str, scale: int = 1) -> dict[str, float]:
-    """Shares of a text that repeat: most common 2-, 3-, 4-gram; words inside repeated 5- and 10-grams; lines.
-
-    `scale` multiplies the sizes where words are characters, of which it takes more to say as much.
-    """
-    result = {}
-    for size in (2, 3, 4):
-        result[f"repetition_top_{size}gram"] = top_share(hashes, size * scale)
-    for size in (5, 10):
-        result[f"repetition_duplicate_{size}gram"] = covered_share(hashes, size * scale)
-    lines = [line for line in text.split("\n") if line.strip()]
-    result["repetition_duplicate_lines"] = 1.0 - len(set(lines)) / len(lines) if lines else 0.0
-    return result
-
-
-def word_entropy(hashes: np.ndarray) -> float | None:
-    """Entropy in bits of a text's own words (W,); None below ENTROPY_WORDS, where it says more of the length."""
-    if len(hashes) < ENTROPY_WORDS:
-        return None
-    share = np.unique(hashes, return_counts=True)[1] / len(hashes)
-    return float(-(share * np.log2(share)).sum())
-
-
-def _grams(hashes: np.ndarray, size: int) -> np.ndarray:
-    count = len(hashes) - size + 1
-    mixed = hashes[:count].copy()
-    for step in range(1, size):
-        mixed *= np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(31)
-        mixed += hashes[step : step + count]
-    return mixed
-
-
-def top_share(hashes: np.ndarray, size: int) -> float:
-    """Share of the words (W,) that the most frequent n-gram makes up; 0 when none comes twice."""
-    if len(hashes) < 2 * size:
-        return 0.0
-    ordered = np.sort(_grams(hashes, size))
-    ends = np.flatnonzero(np.concatenate([ordered[1:] != ordered[:-1], [True]]))
-    most = int(np.diff(ends, prepend=-1).max())
-    return most * size / len(hashes) if most > 1 else 0.0
-
-
-def covered_share(hashes: np.ndarray, size: int) -> float:
-    """Share of the words (W,) that stand inside an n-gram seen earlier in the text."""
-    if len(hashes) <= size:
-        return 0.0
-    grams = _grams(hashes, size)
-    order = np.argsort(grams, kind="stable")
-    ordered = grams[order]
-    again = np.zeros(len(grams), dtype=bool)
-    again[order[1:]] = ordered[1:] == ordered[:-1]
-    if not again.any():
-        return 0.0
-    edges = np.zeros(len(hashes) + 1, dtype=np.int32)
-    starts = np.flatnonzero(again)
-    np.add.at(edges, starts, 1)
-    np.add.at(edges, starts + size, -1)
-    return float((np.cumsum(edges[:-1]) > 0).mean())
 
 
 def safety(text: str, words: list[str]) -> dict[str, float]:
@@ -233,7 +172,7 @@ def schema(settings: MeasureSettings) -> pa.Schema:
     kinds |= dict.fromkeys(("encoding_bad_share", "code_share"), pa.float64())
     kinds |= dict.fromkeys(("length_characters", "length_words", "length_lines"), pa.int64())
     kinds |= {name: pa.float64() for name in repetition(np.zeros(0, np.uint64), "")}
-    kinds |= {"repetition_word_entropy": pa.float64()}
+    kinds |= dict.fromkeys(COLUMNS, pa.float64())
     kinds |= {name: pa.float64() if name.endswith("share") else pa.int64() for name in safety("", [])}
     kinds |= {"duplicate_url_key": pa.int64(), "duplicate_exact_key": pa.int64()}
     kinds |= {"duplicate_signature": pa.binary(4 * settings.minhash_permutations)}

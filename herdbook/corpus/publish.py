@@ -20,6 +20,7 @@ from herdbook.corpus import lines
 from herdbook.corpus.columns import without_lines
 from herdbook.corpus.decide import Decision
 from herdbook.corpus.measured import HIDDEN, Measured, lists
+from herdbook.corpus.redact import redact_column
 
 DIGEST = b"herdbook.digest"
 FIGURES = b"herdbook.figures"
@@ -70,7 +71,7 @@ def _write_shard(measured: Measured, number: int, decision: Decision, ids: _Ids,
     if _held(out / "measurements" / name, digest) is None:
         shown = [column for column in measured.schema.names if column not in HIDDEN]
         _write(_with(measured.table(number, shown), added), out / "measurements" / name, digest, (0, 0))
-    state[2:] = [np.packbits(dropped < 0).tobytes(), np.packbits(gone).tobytes()]
+    state[2:] = [np.packbits(dropped < 0).tobytes(), np.packbits(gone).tobytes(), repr(decision.redact).encode()]
     digest = hashlib.sha256(b"\0".join(state)).hexdigest()
     figures = _held(out / "documents" / name, digest)
     if figures is None:
@@ -78,6 +79,10 @@ def _write_shard(measured: Measured, number: int, decision: Decision, ids: _Ids,
         kept = measured.table(number, shown)
         texts = without_lines(kept["text"], offsets, gone).cast(pa.large_string())
         kept = kept.set_column(kept.column_names.index("text"), "text", texts).filter(pa.array(dropped < 0))
+        if decision.redact:
+            counts = sum(kept[f"pii_{kind}"].to_numpy() for kind in decision.redact)
+            texts = redact_column(kept["text"], counts, decision.redact)
+            kept = kept.set_column(kept.column_names.index("text"), "text", texts)
         figures = int(pc.sum(pc.utf8_length(kept["text"])).as_py() or 0), int(gone.sum())
         _write(kept, out / "documents" / name, digest, figures)
     return figures

@@ -53,6 +53,8 @@ class Rule(Settings):
 DEFAULT_RULES: tuple[Rule, ...] = (
     Rule(name="url_duplicate", column="duplicate_url_newer", above=0),
     Rule(name="exact_duplicate", column="duplicate_exact_better", above=0),
+    Rule(name="blocked_domain", column="domain_blocked", above=0),
+    Rule(name="adult_domain", column="domain_adult", above=0),
     Rule(name="broken_encoding", column="encoding_bad_share", above=0.01),
     Rule(name="too_short", column="length_words", below=20),
     Rule(name="ngram_repetition", column="repetition_duplicate_10gram", above=0.45),
@@ -60,6 +62,8 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     Rule(name="ngram_repetition", column="repetition_duplicate_lines", above=0.6),
     Rule(name="adult_words", column="adult_share", above=0.01),
     Rule(name="personal_data", column="pii_share", above=0.05),
+    Rule(name="adult_domain", column="domain_adult_share", above=0.5),
+    Rule(name="personal_data_domain", column="domain_personal_share", above=0.5),
     Rule(name="few_words", column="repetition_word_entropy", below=4.3),
     Rule(name="token_divergence", column="divergence_excess", above=4.5),
     Rule(name="language_unknown", column="language_evidence", below=0.15),

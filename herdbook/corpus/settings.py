@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from herdbook.corpus.rule_sets import with_sets
 from herdbook.corpus.rules import DEFAULT_RULES, Rule, check_rules
 from herdbook.settings import InputPath, Settings
 
@@ -75,6 +76,31 @@ class DuplicateSettings(Settings):
     """Documents per bucket in which lines are counted; a bucket never mixes languages."""
 
 
+class DomainSettings(Settings):
+    """Which domains are dropped as a whole."""
+
+    blocked: tuple[InputPath, ...] = ()
+    """Files of domains whose pages are dropped: one a line, or in the form of a hosts file."""
+
+    adult: tuple[InputPath, ...] = ()
+    """Files of adult domains, beside the default list."""
+
+    default_adult: bool = True
+    """Use the small list of adult domains that comes with the project."""
+
+    least_pages: int = Field(default=5, ge=1)
+    """Pages below which a domain is not judged by their shares."""
+
+    personal_page: float = Field(default=0.02, ge=0, le=1)
+    """Share of personal data among a page's words above which it counts against its domain."""
+
+    adult_page: float = Field(default=0.01, ge=0, le=1)
+    """Share of adult words above which a page counts against its domain."""
+
+
+Redactable = Literal["emails", "phones", "cards", "ibans", "ids", "ips", "addresses", "secrets"]
+
+
 class CurateSettings(Settings):
     """Raw pages to documents: read, extract, measure, deduplicate, decide."""
 
@@ -90,6 +116,15 @@ class CurateSettings(Settings):
     rules: tuple[Rule, ...] = DEFAULT_RULES
     """The rules in order; a document is dropped by the first that holds."""
 
+    rule_sets: tuple[Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"], ...] = ()
+    """Heuristics by name, as rules added to `rules` before those that depend on other documents."""
+
+    domains: DomainSettings = DomainSettings()
+    """Lists of domains, and when a domain goes as a whole."""
+
+    redact: tuple[Redactable, ...] = ()
+    """Kinds of personal data replaced by placeholders in the documents written, for example `[emails, phones]`."""
+
     thresholds: dict[str, float] = Field(default_factory=dict)
     """Other thresholds for the rules that read a column, for example `{adult_share: 0.02}`."""
 
@@ -104,5 +139,10 @@ class CurateSettings(Settings):
 
     @model_validator(mode="after")
     def _known_names(self) -> Self:
-        check_rules(self.rules, self.thresholds, self.off)
+        check_rules(self.all_rules, self.thresholds, self.off)
         return self
+
+    @property
+    def all_rules(self) -> tuple[Rule, ...]:
+        """The rules in order, those of the sets among them."""
+        return with_sets(self.rules, self.rule_sets)

@@ -19,7 +19,8 @@ from herdbook.corpus.rules import active_rules
 from herdbook.corpus.settings import CurateSettings
 
 CROSS = {"divergence_kl", "divergence_excess", "language_evidence", "duplicate_url_newer", "duplicate_exact_better"}
-CROSS |= {"duplicate_near_similarity", "lines_words_left"}
+CROSS |= {"duplicate_near_similarity", "lines_words_left", "domain_blocked", "domain_adult"}
+CROSS |= {"domain_adult_share", "domain_personal_share"}
 
 
 class Brute:
@@ -61,6 +62,8 @@ class Brute:
             return {i: r["language_probability"] / (3 if r["language"] in rare else 1) for i, r in enumerate(self.rows)}
         if name == "lines_words_left":
             return self.lines(alive)
+        if name.startswith("domain_"):
+            return self.domains(name)
         if name == "duplicate_near_similarity":
             return self.near(worded, threshold)
         key = "duplicate_url_key" if name == "duplicate_url_newer" else "duplicate_exact_key"
@@ -70,6 +73,19 @@ class Brute:
             if keeper != index:
                 self.of[index] = keeper
         return {index: float(first[self.rows[index][key]] != index) for index in worded}
+
+    def domains(self, name: str) -> dict[int, float]:
+        pages = defaultdict(list)
+        for index, row in enumerate(self.rows):
+            pages[row["url"].split("/")[2]].append(index)
+        if name in ("domain_blocked", "domain_adult"):
+            return dict.fromkeys(range(len(self.rows)), 0.0)
+        measure, least = ("pii_share", 0.02) if name == "domain_personal_share" else ("adult_share", 0.01)
+        shares = {}
+        for inside in pages.values():
+            share = sum(self.rows[index][measure] > least for index in inside) / len(inside)
+            shares |= dict.fromkeys(inside, share) if len(inside) >= 5 else {}
+        return shares
 
     def near(self, worded: list[int], threshold: float) -> dict[int, float]:
         signed = np.stack([np.frombuffer(self.rows[i]["duplicate_signature"], "<u4") for i in worded] or [np.zeros(16)])

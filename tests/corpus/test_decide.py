@@ -111,7 +111,7 @@ def test_only_what_lies_behind_a_changed_rule_is_worked_out_again(tmp_path: Path
         monkeypatch.setitem(decide.PROVIDERS, column, counted)
     settings = CurateSettings()
     decide_again(settings, tmp_path)
-    assert asked[:2] == ["duplicate_url_newer", "duplicate_exact_better"] and len(asked) == 6
+    assert asked[:2] == ["duplicate_url_newer", "duplicate_exact_better"] and len(asked) == 7
     asked.clear()
     decide_again(settings, tmp_path)
     assert asked == []

@@ -16,15 +16,13 @@ from herdbook.corpus.language import identify
 from herdbook.corpus.lines import Buckets, line_keys, once_per_document, removed_lines
 from herdbook.corpus.measure import (
     BUCKETS,
-    covered_share,
     hash_words,
     line_hashes,
     measure,
     schema,
-    top_share,
-    word_entropy,
 )
 from herdbook.corpus.read import RawPage
+from herdbook.corpus.repetition import covered_shares, top_share, word_entropy
 from herdbook.corpus.settings import MeasureSettings
 from tests.corpus.crawls import html
 
@@ -39,16 +37,18 @@ def test_the_most_frequent_ngram_is_that_of_brute_force(words: list[str], size: 
     assert top_share(hash_words(words), size) == pytest.approx(wanted)
 
 
-@given(WORDS, st.sampled_from([2, 5]))
-def test_covered_words_are_those_of_brute_force(words: list[str], size: int) -> None:
-    seen, covered = set(), set()
-    for i in range(len(words) - size + 1):
-        gram = tuple(words[i : i + size])
-        if gram in seen:
-            covered.update(range(i, i + size))
-        seen.add(gram)
-    wanted = len(covered) / len(words) if len(words) > size else 0.0
-    assert covered_share(hash_words(words), size) == pytest.approx(wanted)
+@given(WORDS, st.sampled_from([(2, 3, 4), (2, 5), (5, 6, 7, 8, 9, 10)]), st.integers(1, 2))
+def test_covered_words_are_those_of_brute_force(words: list[str], sizes: tuple[int, ...], scale: int) -> None:
+    wanted = {}
+    for size in sizes:
+        width, seen, covered = size * scale, set(), set()
+        for i in range(len(words) - width + 1):
+            gram = tuple(words[i : i + width])
+            if gram in seen:
+                covered.update(range(i, i + width))
+            seen.add(gram)
+        wanted[size] = len(covered) / len(words) if words else 0.0
+    assert covered_shares(hash_words(words), sizes, scale) == pytest.approx(wanted)
 
 
 def test_a_page_becomes_a_row_with_every_column() -> None:

@@ -1,0 +1,76 @@
+"""What the rules of Gopher, C4 and FineWeb read of a text, measured in one go over its lines and words (§3.1.1).
+
+They are prose's rules: code lines are left out, and so is what has no meaning for a script without spaces.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import resources
+
+BULLETS = ("- ", "* ", "• ", "‣ ", "◦ ", "▪ ", "– ", "· ", "●", "○", "■", "□")
+ENDS = tuple(".!?…\"'”’»)。！？」』）।؟۔")
+"""What a line of prose ends with, in any script."""
+SENTENCE = re.compile(r"[^\W_][^.!?。！？।؟۔]*[.!?。！？।؟۔]+(?=[\s\"'”’»)」』）]|$|[^\x00-\x7f])")
+UNLETTERED = re.compile(r"(?<!\S)(?:[^\w\s]|[\d_])+(?!\S)")
+SHORT_LINE = 30
+"""Characters up to which FineWeb calls a line short."""
+COLUMNS = (
+    "heuristic_word_length",
+    "heuristic_longest_word",
+    "heuristic_symbols",
+    "heuristic_lettered_words",
+    "heuristic_stop_words",
+    "heuristic_bullet_lines",
+    "heuristic_ellipsis_lines",
+    "heuristic_ended_lines",
+    "heuristic_short_lines",
+    "heuristic_lines_per_word",
+    "heuristic_repeated_line_characters",
+    "heuristic_sentences",
+    "heuristic_curly_brackets",
+    "heuristic_lorem_ipsum",
+)
+
+
+@cache
+def stop_words() -> dict[str, frozenset[str]]:
+    """Words no text of a language does without, by language."""
+    lines = resources.files("herdbook.corpus").joinpath("stop_words.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.partition(":") for line in lines if line.strip() and not line.startswith("#"))
+    return {language.strip(): frozenset(words.split()) for language, _, words in pairs}
+
+
+def heuristics(
+    prose: str,
+    words: list[str],  # lower-case words, a character each where a script has no spaces
+    language: str,
+    spaced: bool,
+) -> dict[str, float | None]:
+    """The columns of a text without code; None where there is nothing to measure."""
+    lines = [line for piece in prose.split("\n") if (line := piece.strip())]
+    split = prose.split()
+    if not lines or not words:
+        return dict.fromkeys(COLUMNS)
+    count = len(lines)
+    lengths = list(map(len, lines))
+    first = dict(zip(lines, lengths))
+    stops = stop_words().get(language)
+    ellipses = prose.count("…") + prose.count("...")
+    return {
+        "heuristic_word_length": sum(map(len, split)) / len(split) if spaced else None,
+        "heuristic_longest_word": float(max(map(len, split))),
+        "heuristic_symbols": max(prose.count("#"), ellipses) / len(words),
+        "heuristic_lettered_words": 1.0 - len(UNLETTERED.findall(prose)) / len(split) if spaced else None,
+        "heuristic_stop_words": float(len(stops.intersection(words))) if stops and spaced else None,
+        "heuristic_bullet_lines": sum(line.startswith(BULLETS) for line in lines) / count,
+        "heuristic_ellipsis_lines": sum(line.endswith(("…", "...")) for line in lines) / count,
+        "heuristic_ended_lines": sum(line.endswith(ENDS) for line in lines) / count,
+        "heuristic_short_lines": sum(length <= SHORT_LINE for length in lengths) / count,
+        "heuristic_lines_per_word": (count - 1) / len(words),
+        "heuristic_repeated_line_characters": 1.0 - sum(first.values()) / sum(lengths),
+        "heuristic_sentences": float(len(SENTENCE.findall(prose))),
+        "heuristic_curly_brackets": float(prose.count("{")),
+        "heuristic_lorem_ipsum": float("lorem ipsum" in prose.lower()),
+    }
