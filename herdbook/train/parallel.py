@@ -121,8 +121,10 @@ class Parallel:
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
             )
         for block in blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
-        fully_shard(part, mesh=mesh, reshard_after_forward=False)
+            fully_shard(
+                block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, shard_placement_fn=_other_axis
+            )
+        fully_shard(part, mesh=mesh, reshard_after_forward=False, shard_placement_fn=_other_axis)
         for module in part.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # sums, divided once by the loop
@@ -214,6 +216,12 @@ class RankBatches:
         mine = whole.rows(parallel.ranks.row_rank * each, (parallel.ranks.row_rank + 1) * each)
         context = parallel.context
         return mine if context is None else share_row(mine, context.rank, context.ranks)
+
+
+def _other_axis(weight: nn.Parameter) -> Shard | None:
+    """What tensor parallelism cut by rows FSDP cuts by columns: twice by rows is only right where it divides evenly."""
+    cut = isinstance(weight, DTensor) and any(place.is_shard(0) for place in weight.placements)
+    return Shard(1) if cut else None
 
 
 def _gather_sequence(module: nn.Module, args: Any, output: Any) -> Tensor:

@@ -71,6 +71,8 @@ def check(parallel: ParallelSettings, config: ModelConfig, rows: int, length: in
         )
     for name in ("heads", "kv_heads", "ffn_dim"):
         _divides("parallel.tensor", tensor, f"the model's {name}", getattr(config, name))
+    if tensor > 1:
+        _divides("parallel.shard * parallel.context", parallel.shard * parallel.context, "the model's dim", config.dim)
     _divides("parallel.data * parallel.shard", parallel.row_ranks, "rows", rows)
     chunks = 2 * parallel.context if parallel.context > 1 else 1
     if length % (chunks * tensor):
