@@ -198,34 +198,40 @@ def save_model(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {theirs(name): weight.detach() for name, weight in model.named_parameters()}
-    groups = _shards(weights, dtype.itemsize, shard_bytes)
-    total = len(groups)
-    names = (
-        ["model.safetensors"] if total == 1 else [f"model-{i + 1:05}-of-{total:05}.safetensors" for i in range(total)]
-    )
-    drafts = [folder / f".{name}.{os.getpid()}.tmp" for name in names]
+    groups = shards(weights, dtype.itemsize, shard_bytes)
+    drafts = [folder / f".{name}.{os.getpid()}.tmp" for name in file_names(len(groups))]
     try:
         for draft, group in zip(drafts, groups, strict=True):
-            tensors = {name: weights[name].to(dtype=dtype, device="cpu").contiguous() for name in group}
-            save_file(tensors, draft, metadata={"format": "pt"})
-            with open(draft, "rb") as file:
-                os.fsync(file.fileno())
-        (folder / "config.json").unlink(missing_ok=True)
-        for old in (*folder.glob("model*.safetensors"), folder / INDEX):
-            old.unlink(missing_ok=True)
-        for draft, name in zip(drafts, names, strict=True):
-            draft.replace(folder / name)
+            write_weights({name: weights[name].to(dtype=dtype, device="cpu").contiguous() for name in group}, draft)
+        size = sum(weight.numel() for weight in weights.values()) * dtype.itemsize
+        publish(folder, drafts, groups, size, config_to_json(model.config, dtype, bos_id, eos_ids))
     finally:
         for draft in drafts:
             draft.unlink(missing_ok=True)
+
+
+def file_names(total: int) -> list[str]:
+    """What the safetensors files of a model are called."""
+    return (
+        ["model.safetensors"] if total == 1 else [f"model-{i + 1:05}-of-{total:05}.safetensors" for i in range(total)]
+    )
+
+
+def publish(folder: Path, drafts: list[Path], groups: list[list[str]], size: int, config: dict[str, Any]) -> None:
+    """Put finished files of weights in place of a folder's old ones; `groups` are the weights' names in each."""
+    names = file_names(len(drafts))
+    (folder / "config.json").unlink(missing_ok=True)
+    for old in (*folder.glob("model*.safetensors"), folder / INDEX):
+        old.unlink(missing_ok=True)
+    for draft, name in zip(drafts, names, strict=True):
+        draft.replace(folder / name)
     sync_folder(folder)
-    if total > 1:
+    if len(names) > 1:
         where = {weight: name for name, group in zip(names, groups, strict=True) for weight in group}
-        size = sum(weight.numel() for weight in weights.values()) * dtype.itemsize
         write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": where})
-    tokens = {"bos_token_id": bos_id, "eos_token_id": _one_or_many(eos_ids)}
+    tokens = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
     write_json(folder / "generation_config.json", {"_from_model_config": False, **tokens})
-    write_json(folder / "config.json", config_to_json(model.config, dtype, bos_id, eos_ids))
+    write_json(folder / "config.json", config)
 
 
 def _one_or_many(ids: Sequence[int]) -> int | list[int] | None:
@@ -233,7 +239,15 @@ def _one_or_many(ids: Sequence[int]) -> int | list[int] | None:
     return None if not ids else ids[0] if len(ids) == 1 else list(ids)
 
 
-def _shards(weights: dict[str, Tensor], item_bytes: int, shard_bytes: int) -> list[list[str]]:
+def write_weights(weights: dict[str, Tensor], path: Path) -> None:
+    """Write one safetensors file and sync it to disk."""
+    save_file(weights, path, metadata={"format": "pt"})
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def shards(weights: dict[str, Tensor], item_bytes: int, shard_bytes: int) -> list[list[str]]:
+    """The weights' names, in order, in groups of at most `shard_bytes` (but one weight at least)."""
     groups: list[list[str]] = [[]]
     room = shard_bytes
     for name, weight in weights.items():
@@ -255,8 +269,19 @@ def load_model(folder: Path, *, dtype: torch.dtype | None = None, device: torch.
     config = read_config(folder)
     with torch.device("meta"):
         model = Transformer(config)
+    found = {
+        name: weight.to(dtype=dtype or weight.dtype, device=device, copy=True)
+        for name, weight in checked_weights(folder, model)
+    }
+    assign(model, found)
+    return model
+
+
+def checked_weights(folder: Path, model: Transformer) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of `model` as the folder has it, by our name, one at a time; UserError as `load_model`."""
+    config = model.config
     wanted = {theirs(name): (name, weight) for name, weight in model.named_parameters()}
-    found: dict[str, Tensor] = {}
+    found = set()
     for name, weight in _stored_weights(folder):
         if name.endswith("rotary_emb.inv_freq") or (config.tied_embeddings and name == "lm_head.weight"):
             continue
@@ -266,13 +291,12 @@ def load_model(folder: Path, *, dtype: torch.dtype | None = None, device: torch.
         if weight.shape != blank.shape:
             shapes = f"{tuple(weight.shape)}, but config.json asks for {tuple(blank.shape)}"
             raise UserError(f"{folder}: {name} has shape {shapes}")
-        found[ours] = weight.to(dtype=dtype or weight.dtype, device=device, copy=True)
+        found.add(ours)
+        yield ours, weight
     missing = [name for name, (ours, _) in wanted.items() if ours not in found]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise UserError(f"{folder} lacks {len(missing)} weights: {', '.join(missing[:5])}{more}")
-    assign(model, found)
-    return model
 
 
 def assign(model: Transformer, weights: dict[str, Tensor]) -> None:

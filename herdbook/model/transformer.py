@@ -119,14 +119,16 @@ class Transformer(nn.Module):
         near zero, the first loss near log(vocabulary). Norms begin as 1.
         """
         for name, weight in self.named_parameters():
-            if weight.ndim == 1:
-                weight.fill_(1.0)
-                continue
-            deviation = 0.02 if name.startswith(("embedding.", "head.")) else weight.shape[1] ** -0.5
-            if name.endswith(("attention.output.weight", ".down.weight")):
-                deviation /= math.sqrt(2 * self.config.layers)
-            # One generator per weight: any rank can draw its own part without drawing the others'.
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
-            drawn = torch.empty(weight.shape, dtype=torch.float32, device="cpu")
-            nn.init.trunc_normal_(drawn, std=deviation, a=-3 * deviation, b=3 * deviation, generator=generator)
-            weight.copy_(drawn)
+            weight.copy_(drawn(name, weight.shape, self.config.layers, seed))
+
+
+def drawn(name: str, shape: torch.Size, layers: int, seed: int) -> Tensor:
+    """A weight as `Transformer.initialize` draws it, on the CPU: one generator per weight, so no order counts."""
+    if len(shape) == 1:
+        return torch.ones(shape)
+    deviation = 0.02 if name.startswith(("embedding.", "head.")) else shape[1] ** -0.5
+    if name.endswith(("attention.output.weight", ".down.weight")):
+        deviation /= math.sqrt(2 * layers)
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+    weight = torch.empty(shape, dtype=torch.float32, device="cpu")
+    return nn.init.trunc_normal_(weight, std=deviation, a=-3 * deviation, b=3 * deviation, generator=generator)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from herdbook.model.config import ModelConfig, RopeScaling, preset
 from herdbook.settings import Settings, UserError
+from herdbook.train.phases import Plan
 from herdbook.train.settings import TrainSettings
+from herdbook.train.topology import check_plan
 
 
 class ModelShape(ModelConfig):
@@ -61,6 +63,13 @@ class PretrainSettings(TrainSettings):
         if isinstance(model, str):
             preset(model)  # an unknown name is told when the recipe is read
         return model
+
+    @model_validator(mode="after")
+    def _topology_fits(self) -> PretrainSettings:
+        if self.model is not None:
+            shape = preset(self.model) if isinstance(self.model, str) else self.model
+            check_plan(self.parallel, shape, Plan.of(self))
+        return self
 
 
 class ExtendSettings(PretrainSettings):

@@ -17,9 +17,11 @@ from herdbook.settings import UserError
 if TYPE_CHECKING:
     from torch import nn
 
+    from herdbook.model.config import ModelConfig
     from herdbook.model.transformer import Transformer
     from herdbook.tokens.batches import HeldOut
     from herdbook.tokens.shards import TokenSets
+    from herdbook.train.parallel import Parallel
     from herdbook.train.phased import PhasedBatches
 
 __all__ = ["ModelShape", "PretrainSettings", "bits_per_byte", "pretrain"]
@@ -34,24 +36,34 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     """
     from herdbook.console import log
     from herdbook.tokens.shards import TokenSets
+    from herdbook.train.launch import launch
     from herdbook.train.loop import train
     from herdbook.train.machine import prepare
     from herdbook.train.objective import NextToken
     from herdbook.train.phased import PhasedBatches
     from herdbook.train.phases import Plan
+    from herdbook.train.start import in_group, joined
 
+    if settings.parallel.size > 1 and not in_group():
+        return launch(
+            "herdbook.pretrain.stages:pretrain", settings, settings.parallel, tokens=tokens, start=start, out=out
+        )
     prepare(settings.threads)
+    parallel = joined(settings.parallel)
     sets = TokenSets.open(tokens)
     batches = PhasedBatches(sets, Plan.of(settings), settings.seed, settings.packing)
-    model = make_model(settings, sets, start)
+    model: Any = (
+        make_model(settings, sets, start) if parallel is None else spread_model(parallel, settings, sets, start)
+    )
     if settings.compile:
-        for layer in model.blocks:
+        for layer in model.blocks.children():
             layer.get_submodule("feed_forward").compile()
-    parameters = sum(weight.numel() for weight in model.parameters())
+    parameters = model.config.parameters()
     log("model", parameters=parameters, sets=",".join(batches.names), **_passes(batches))
     validate = Validation(settings, batches)
-    figures = train(model, NextToken(), batches, settings, out, validate=validate if validate.names else None)
-    export(model, settings, sets, tokens, out)
+    judge = validate if validate.names else None
+    figures = train(model, NextToken(), batches, settings, out, validate=judge, parallel=parallel)
+    export(model, settings, sets, tokens, out, parallel)
     return {**nested(figures), "parameters": parameters}
 
 
@@ -63,32 +75,63 @@ def make_model(settings: PretrainSettings, sets: TokenSets, start: Path | None) 
     from herdbook.model.transformer import Transformer
 
     if start is None:
-        if settings.model is None:
-            raise UserError("pretrain needs model: a preset's name or a shape, or a model stage to go on from")
-        if settings.upcycle is not None:
-            raise UserError("upcycle needs a dense model stage to go on from; a mixture drawn anew is model.experts")
-        model = Transformer(shape_of(settings.model, sets.vocab_size))
+        model = Transformer(start_shape(settings, sets))
         model.initialize(settings.seed)
         return model
-    check_tokenizer(sets, start)
     model = load_model(start / "model", dtype=torch.float32)
-    if model.config.vocab_size < sets.vocab_size:
-        raise UserError(
-            f"{start}: its vocabulary of {model.config.vocab_size} is smaller than the tokens' {sets.vocab_size}; "
-            "pack the documents with the model's own tokenizer"
-        )
-    if settings.model is not None:
-        wanted = shape_of(settings.model, sets.vocab_size)
-        if wanted.model_copy(update={"vocab_size": model.config.vocab_size}) != model.config:
-            raise UserError(
-                f"{start}: the model to go on from has another shape than model={settings.model}; leave it out"
-            )
+    check_start(settings, sets, start, model.config)
     if settings.upcycle is None:
         return model
     from herdbook.model.upcycle import upcycle
 
     how = settings.upcycle
     return upcycle(model, how.experts, how.per_token, how.router_loss, settings.seed)
+
+
+def spread_model(parallel: Parallel, settings: PretrainSettings, sets: TokenSets, start: Path | None) -> nn.Module:
+    """As `make_model`, over many ranks: no rank has to hold the whole model, but where one is upcycled."""
+    from herdbook.model.huggingface import read_config
+    from herdbook.train.phases import Plan
+    from herdbook.train.start import drawn_model, loaded_model, mixed
+    from herdbook.train.topology import check_plan
+
+    plan = Plan.of(settings)
+    if settings.upcycle is not None:
+        model = make_model(settings, sets, start)
+        check_plan(settings.parallel, model.config, plan)
+        return parallel.apply(model, mixed(parallel, settings))
+    if start is None:
+        config = start_shape(settings, sets)
+        check_plan(settings.parallel, config, plan)
+        return drawn_model(parallel, config, settings)
+    check_start(settings, sets, start, read_config(start / "model"))
+    check_plan(settings.parallel, read_config(start / "model"), plan)
+    return loaded_model(parallel, start / "model", settings)
+
+
+def start_shape(settings: PretrainSettings, sets: TokenSets) -> ModelConfig:
+    """The shape of a model that is drawn anew."""
+    if settings.model is None:
+        raise UserError("pretrain needs model: a preset's name or a shape, or a model stage to go on from")
+    if settings.upcycle is not None:
+        raise UserError("upcycle needs a dense model stage to go on from; a mixture drawn anew is model.experts")
+    return shape_of(settings.model, sets.vocab_size)
+
+
+def check_start(settings: PretrainSettings, sets: TokenSets, start: Path, config: ModelConfig) -> None:
+    """`UserError` unless the model to go on from knows the tokens, and has the shape that is asked for."""
+    check_tokenizer(sets, start)
+    if config.vocab_size < sets.vocab_size:
+        raise UserError(
+            f"{start}: its vocabulary of {config.vocab_size} is smaller than the tokens' {sets.vocab_size}; "
+            "pack the documents with the model's own tokenizer"
+        )
+    if settings.model is not None:
+        wanted = shape_of(settings.model, sets.vocab_size)
+        if wanted.model_copy(update={"vocab_size": config.vocab_size}) != config:
+            raise UserError(
+                f"{start}: the model to go on from has another shape than model={settings.model}; leave it out"
+            )
 
 
 def check_tokenizer(sets: TokenSets, start: Path) -> None:
@@ -127,12 +170,13 @@ def bits_of(model: nn.Module, pages: HeldOut) -> float:
     """Bits that code the held-out documents with the model's predictions."""
     import torch
 
+    from herdbook.train.gradients import judged
     from herdbook.train.objective import NextToken
 
     objective, nats = NextToken(), 0.0
     with torch.no_grad():
         for batch in pages:
-            nats += float(objective(model, batch).total)  # type: ignore[arg-type]
+            nats += float(judged(model, objective, batch))
     return nats / math.log(2)
 
 
@@ -141,7 +185,9 @@ def bits_per_byte(model: nn.Module, pages: HeldOut) -> float:
     return bits_of(model, pages) / max(pages.bytes, 1)
 
 
-def export(model: Transformer, settings: PretrainSettings, sets: TokenSets, tokens: Path, out: Path) -> None:
+def export(
+    model: Any, settings: PretrainSettings, sets: TokenSets, tokens: Path, out: Path, parallel: Parallel | None = None
+) -> None:
     """Write the trained model and its tokenizer as one Hugging Face folder, `out`/model."""
     import torch
 
@@ -149,10 +195,15 @@ def export(model: Transformer, settings: PretrainSettings, sets: TokenSets, toke
     from herdbook.tokens.tokenizer import Tokenizer
 
     folder = out / "model"
-    folder.mkdir(exist_ok=True)
-    tokenizer = Tokenizer.load(tokens / "tokenizer")
-    tokenizer.save(folder)
     dtype = torch.float32 if settings.export_dtype == "float32" else torch.bfloat16
+    if parallel is None or parallel.rank == 0:
+        folder.mkdir(exist_ok=True)
+        Tokenizer.load(tokens / "tokenizer").save(folder)
+    if parallel is not None:
+        from herdbook.train.export import save_spread
+
+        save_spread(parallel.ranks, model, folder, dtype=dtype, bos_id=sets.bos_id, eos_ids=[sets.eos_id])
+        return
     save_model(model, folder, dtype=dtype, bos_id=sets.bos_id, eos_ids=[sets.eos_id])
 
 

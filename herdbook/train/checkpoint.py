@@ -16,6 +16,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,22 +79,24 @@ class Checkpoints:
 
     def newest(self) -> dict[str, Any] | None:
         """The `run` of the newest whole checkpoint, None where there is none; sets aside damaged and partial ones."""
-        if self.ranks is None:
-            return self._newest()
-        found: dict[str, Any] | None = self.ranks.from_first(self._newest)
-        return found
+        alone = self.ranks is None
+        first: Callable[[Callable[[], Any]], Any] = (lambda do: do()) if alone else self.ranks.from_first
+        for step in reversed(first(self._tidied)):
+            path = self.path(step)
+            # Every rank reads its share of the files; together they know whether all are whole.
+            reasons = [damage(path)] if alone else self.ranks.gathered(damage(path, self.ranks.rank, self.ranks.size))
+            reason = next((one for one in reasons if one is not None), None)
+            if reason is None:
+                run: dict[str, Any] = first(partial(read_json, path / RUN))
+                return run
+            first(partial(self._set_aside, step, reason))
+        return None
 
-    def _newest(self) -> dict[str, Any] | None:
+    def _tidied(self) -> list[int]:
         for folder in self.folder.glob(f"{PREFIX}*"):
             if _is_step(folder) and not (folder / MARK).exists():
                 shutil.rmtree(folder)  # killed while it was written
-        for step in reversed(self.steps()):
-            reason = damage(self.path(step))
-            if reason is None:
-                run: dict[str, Any] = read_json(self.path(step) / RUN)
-                return run
-            self._set_aside(step, reason)
-        return None
+        return self.steps()
 
     def load(self, step: int, state: State) -> None:
         """Load a checkpoint into the tensors of `state`; UserError when it can't be read, or lacks a tensor."""
@@ -159,11 +162,16 @@ class RanksInThread:
         self.group = None if self.alone else ranks.background
 
     def first(self, do: Callable[[], None]) -> None:
-        """The first rank does it, the others wait."""
+        """The first rank does it, the others wait; when it can't, all raise."""
+        problem: BaseException | None = None
         if self.leads:
-            do()
-        if not self.alone:
-            torch.distributed.barrier(group=self.group)
+            try:
+                do()
+            except OSError as error:
+                problem = error
+        for one in self.gathered(problem):
+            if one is not None:
+                raise one
 
     def gathered(self, value: Any) -> list[Any]:
         """Every rank's value."""
@@ -250,8 +258,8 @@ def checksums(folder: Path, mine: Callable[[str], bool] = bool) -> dict[str, int
     return sums
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a committed checkpoint, None when it is whole.
+def damage(folder: Path, share: int = 0, shares: int = 1) -> str | None:
+    """What is wrong with a committed checkpoint, None when it is whole; only one share of its files is read.
 
     One that was killed between commit and checksums has no list; it was synced to disk before, so it is whole.
     """
@@ -259,7 +267,10 @@ def damage(folder: Path) -> str | None:
         if not (folder / CHECKSUMS).exists():
             read_json(folder / RUN)
             return None
-        expected, found = read_json(folder / CHECKSUMS), checksums(folder)
+        expected: dict[str, int] = read_json(folder / CHECKSUMS)
+        mine = set(sorted(expected)[share::shares])
+        expected = {name: value for name, value in expected.items() if name in mine}
+        found = checksums(folder, mine.__contains__)
     except (OSError, ValueError) as error:
         return f"unreadable: {error}"
     wrong = [name for name, value in expected.items() if found.get(name) != value]

@@ -32,10 +32,6 @@ from herdbook.train.gradients import Autocast, Sums
 from herdbook.train.objective import Objective
 from herdbook.train.pipeline import Pipeline, Stages
 from herdbook.train.recompute import recompute
-from herdbook.train.topology import check
-
-WeightOf = Callable[[str, torch.Size], Tensor]
-"""A weight's numbers by its name, whole: drawn, or read from a file."""
 
 
 class Parallel:
@@ -50,11 +46,13 @@ class Parallel:
         self.pipeline: Pipeline | None = None
         self.metric_names: list[str] | None = None
 
-    def apply(self, model: Any, bf16: bool = False, rows: int = 1, length: int = 0, accumulate: int = 1) -> nn.Module:
-        """The model as this rank trains it; `model` (a Transformer, with or without storage) is taken apart."""
+    def apply(self, model: Any, bf16: bool = False) -> nn.Module:
+        """The model as this rank trains it; `model` (a Transformer, with or without storage) is taken apart.
+
+        Whether the topology fits is told by `topology.check` before.
+        """
         settings = self.settings
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nothing writes to it
-        check(settings, model.config, rows, length, accumulate)
         if settings.pipeline > 1:
             model = Stages(model, settings, self.ranks.stage_rank, self.context)
             parts = model.parts

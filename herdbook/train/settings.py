@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from herdbook.settings import Settings, UserError
 from herdbook.train.phases import Plan
+from herdbook.train.topology import ParallelSettings
 
 
 class Phase(Settings):
@@ -123,6 +124,9 @@ class TrainSettings(Settings):
 
     prefetch: int | None = Field(None, ge=0)
     """Batches that a thread makes ahead; when not given 2 on an accelerator, 0 on a CPU, whose cores are busy."""
+
+    parallel: ParallelSettings = Field(default_factory=lambda: ParallelSettings.model_validate({}))
+    """How many processes train the model, and along which of its axes; one when not given (§3.3)."""
 
     seed: int = 0
     """Seed of the weights and of the order of data."""

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from herdbook.model.config import ModelConfig
 from herdbook.settings import Settings, UserError
+from herdbook.train.phases import Plan
 
 
 class ParallelSettings(Settings):
@@ -43,6 +44,9 @@ class ParallelSettings(Settings):
 
     reshard: bool = False
     """Free a block's gathered weights after forward and gather them again in backward: less memory, more traffic."""
+
+    restarts: int = Field(3, ge=0)
+    """How often all processes are started again, from the last checkpoint, when one of them dies."""
 
     @property
     def size(self) -> int:
@@ -84,6 +88,13 @@ def check(parallel: ParallelSettings, config: ModelConfig, rows: int, length: in
         )
     if parallel.pipeline > 1:
         _check_pipeline(parallel, config, accumulate)
+
+
+def check_plan(parallel: ParallelSettings, config: ModelConfig, plan: Plan) -> None:
+    """`check` for every phase of a run."""
+    if parallel.size > 1:
+        for part in plan.parts:
+            check(parallel, config, part.rows, part.length, part.accumulate)
 
 
 def _check_pipeline(parallel: ParallelSettings, config: ModelConfig, accumulate: int) -> None:

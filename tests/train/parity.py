@@ -16,7 +16,7 @@ from herdbook.train.metrics import read_metrics
 from herdbook.train.objective import NextToken
 from herdbook.train.parallel import Parallel
 from herdbook.train.settings import TrainSettings
-from herdbook.train.topology import ParallelSettings
+from herdbook.train.topology import ParallelSettings, check
 from tests.support.models import tiny_model
 from tests.train.support import RandomBatches, tiny_settings
 
@@ -54,9 +54,8 @@ class Case:
         """The same on the ranks of a topology; called by each of them."""
         parallel = Parallel(Ranks(ParallelSettings(**topology), torch.device("cpu")))
         settings = self.settings
-        model = parallel.apply(
-            self.model(), settings.precision == "bf16", settings.rows, settings.length, settings.accumulate
-        )
+        check(parallel.settings, self.model().config, settings.rows, settings.length, settings.accumulate)
+        model = parallel.apply(self.model(), settings.precision == "bf16")
         parallel.gradients(model, NextToken(), self.first_step(parallel.share(self.batches())), nullcontext)
         wholes = {}
         for name, weight in model.named_parameters():

@@ -1,0 +1,81 @@
+"""A model that begins on many ranks without ever being whole on one: built without storage, filled part by part.
+
+Each weight is drawn, or read from a Hugging Face folder, one at a time, and every rank keeps its part; nothing is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from herdbook.model.config import ModelConfig
+from herdbook.model.huggingface import checked_weights, read_config
+from herdbook.model.transformer import Transformer, drawn
+from herdbook.train.distributed import Ranks
+from herdbook.train.parallel import Parallel
+from herdbook.train.pipeline import Stages
+from herdbook.train.settings import TrainSettings
+from herdbook.train.spread import fill
+from herdbook.train.topology import ParallelSettings
+
+
+def joined(settings: ParallelSettings) -> Parallel | None:
+    """This process's part in a run on many ranks; None when the run has one process."""
+    if settings.size == 1:
+        return None
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return Parallel(Ranks(settings, device))
+
+
+def in_group() -> bool:
+    """Whether this process is one of several that were started together."""
+    return dist.is_initialized()
+
+
+def drawn_model(parallel: Parallel, config: ModelConfig, settings: TrainSettings) -> nn.Module:
+    """The model that `Transformer.initialize` would draw, spread over the ranks."""
+    model = spread_blank(parallel, config, settings)
+    weights = ((name, drawn(name, weight.shape, config.layers, settings.seed)) for name, weight in named(model))
+    return filled(model, weights)
+
+
+def loaded_model(parallel: Parallel, folder: Path, settings: TrainSettings) -> nn.Module:
+    """The model of a Hugging Face folder, spread over the ranks."""
+    config = read_config(folder)
+    with torch.device("meta"):
+        names = Transformer(config)
+    return filled(spread_blank(parallel, config, settings), checked_weights(folder, names))
+
+
+def spread_blank(parallel: Parallel, config: ModelConfig, settings: TrainSettings) -> nn.Module:
+    """A model of this shape in parts, its numbers not yet set."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    spread: Any = parallel.apply(model, mixed(parallel, settings))
+    for part in spread.parts if isinstance(spread, Stages) else [spread]:
+        part.to_empty(device=parallel.ranks.device)
+    return spread
+
+
+def mixed(parallel: Parallel, settings: TrainSettings) -> bool:
+    """Whether weights are gathered in bf16: where products are, unless the machine's own trial is yet to decide."""
+    return settings.precision == "bf16" or (settings.precision == "auto" and parallel.ranks.device.type != "cpu")
+
+
+def named(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The weights that lie, in part, on this rank."""
+    return list(model.named_parameters())
+
+
+def filled(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> nn.Module:
+    """The model with these weights; those of other ranks' stages are passed over."""
+    here = dict(named(model))
+    for name, whole in weights:
+        if name in here:
+            fill(here[name], whole.float())
+    return model
