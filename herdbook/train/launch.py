@@ -19,6 +19,7 @@ from herdbook.files import read_json, write_json
 from herdbook.settings import Settings, UserError
 from herdbook.train.topology import ParallelSettings
 
+POLL_SECONDS = 0.5
 GRACE_SECONDS = 120.0  # to write a checkpoint when asked to stop
 
 
@@ -46,7 +47,7 @@ def launch(function: str, settings: Settings, parallel: ParallelSettings, **argu
             "arguments": {key: None if value is None else str(value) for key, value in arguments.items()},
         }
         write_json(folder / "job.json", job)
-        code = _run(_command(count, parallel.restarts, folder), count)
+        code = _run(_command(count, parallel.restarts, folder), count, folder)
         return _result(folder, code)
 
 
@@ -57,24 +58,42 @@ def _command(count: int, restarts: int, folder: Path) -> list[str]:
     ]
 
 
-def _run(command: list[str], count: int) -> int:
-    """torchrun's exit code; a signal to this process is handed on, and waited for while ranks save."""
+def _run(command: list[str], count: int, folder: Path) -> int:
+    """torchrun's exit code; a signal to this process is handed on, and waited for while ranks save.
+
+    A user's mistake, which no restart mends, ends all ranks.
+    """
     environment = dict(os.environ)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
     log("launching", processes=count)
     process = subprocess.Popen(command, env=environment)
     try:
-        return process.wait()
-    except BaseException:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+        while True:
             try:
-                process.wait(GRACE_SECONDS)
+                return process.wait(POLL_SECONDS)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                if mistakes(folder):
+                    return _end(process)
+    except BaseException:
+        _end(process)
         raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.wait()
+
+
+def mistakes(folder: Path) -> list[str]:
+    """What ranks found wrong that the user can mend."""
+    errors = [read_json(path) for path in sorted(folder.glob("error-*.json"))]
+    return [error["message"] for error in errors if error["user"]]
 
 
 def _result(folder: Path, code: int) -> dict[str, Any]:
@@ -82,10 +101,9 @@ def _result(folder: Path, code: int) -> dict[str, Any]:
     if code == 0 and result.exists():
         found: dict[str, Any] = read_json(result)
         return found
+    for message in mistakes(folder):
+        raise UserError(message)
     errors = [read_json(path) for path in sorted(folder.glob("error-*.json"))]
-    for error in errors:
-        if error["user"]:
-            raise UserError(error["message"])
     if errors:
         raise RuntimeError("\n".join(f"rank {error['rank']}: {error['traceback']}" for error in errors[:1]))
     raise RuntimeError(f"a rank was killed, and torchrun gave up (exit code {code}); run again to go on")

@@ -17,6 +17,7 @@ from herdbook import console
 from herdbook.files import read_json, write_json
 from herdbook.settings import UserError
 from herdbook.train.distributed import connect
+from herdbook.train.launch import mistakes
 
 
 def load(name: str) -> Any:
@@ -27,7 +28,7 @@ def load(name: str) -> Any:
 
 def work(folder: Path) -> int:
     """Do the job of a folder; returns the exit code."""
-    if any(read_json(path)["user"] for path in folder.glob("error-*.json")):
+    if mistakes(folder):
         return 1  # a restart does not mend a mistake
     connect()
     rank = dist.get_rank()

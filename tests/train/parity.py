@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from herdbook.train.distributed import Ranks
-from herdbook.train.gradients import OneProcess
+from herdbook.train.gradients import OneProcess, judged
 from herdbook.train.loop import train
 from herdbook.train.metrics import read_metrics
 from herdbook.train.objective import NextToken
@@ -47,7 +47,9 @@ class Case:
     def alone(self, folder: Path) -> None:
         model = self.model()
         OneProcess().gradients(model, NextToken(), self.first_step(self.batches()), nullcontext)
-        torch.save({name: weight.grad for name, weight in model.named_parameters()}, folder.with_suffix(".gradients"))
+        found = {name: weight.grad for name, weight in model.named_parameters()}
+        found["judged"] = judged(model, NextToken(), self.batches().batch(0)).detach()
+        torch.save(found, folder.with_suffix(".gradients"))
         train(self.model(), NextToken(), self.batches(), self.settings, folder)
 
     def spread(self, folder: Path, topology: dict[str, Any]) -> None:
@@ -62,6 +64,7 @@ class Case:
             assert weight.grad is not None
             wholes[name], weight.grad = weight.grad.full_tensor(), None  # type: ignore[attr-defined]
         gathered = {name: grad for part in parallel.ranks.gathered(wholes) for name, grad in part.items()}
+        gathered["judged"] = judged(model, NextToken(), self.batches().batch(0))  # as a validation does
         if parallel.rank == 0:
             torch.save(gathered, folder.with_suffix(".gradients"))
         train(model, NextToken(), self.batches(), settings, folder, parallel=parallel)

@@ -13,10 +13,8 @@ from tests.train.parity import LIMIT, TABLE, Case, errors
 
 DEEP, FLAT = Case(4, 4), Case(2, 2)
 MUON = Case(2, 2, optimizer="muon")
-TWO = {
-    "FSDP": {"shard": 2},
-    "TP": {"tensor": 2},
-    "CP": {"context": 2},
+TWO = {"FSDP": {"shard": 2}, "TP": {"tensor": 2}, "CP": {"context": 2}}
+SCHEDULES = {
     "PP 1F1B": {"pipeline": 2},
     "PP interleaved": {"pipeline": 2, "schedule": "interleaved"},
     "PP ZBV": {"pipeline": 2, "schedule": "zbv"},
@@ -30,7 +28,7 @@ PAIRS = {
     "TP PP": {"tensor": 2, "pipeline": 2},
     "CP PP": {"context": 2, "pipeline": 2},
 }
-SPREAD = {"FSDP TP": {"shard": 2, "tensor": 2}, "HSDP": {"data": 2, "shard": 2}}
+SPREAD = {"FSDP TP": {"shard": 2, "tensor": 2}}
 SIXTEEN = {
     "all four": {"shard": 2, "tensor": 2, "context": 2, "pipeline": 2},
     "all four, HSDP": {"data": 2, "tensor": 2, "context": 2, "pipeline": 2, "recompute": "full", "reshard": True},
@@ -50,7 +48,11 @@ def hold(folder: Path, case: Case, topologies: dict[str, dict[str, Any]]) -> Non
 
 
 def test_each_axis_of_two_ranks_equals_one_process(tmp_path: Path) -> None:
-    hold(tmp_path, DEEP, TWO)
+    hold(tmp_path, FLAT, TWO)
+
+
+def test_every_pipeline_schedule_equals_one_process(tmp_path: Path) -> None:
+    hold(tmp_path, DEEP, SCHEDULES)
 
 
 def test_every_pair_of_axes_equals_one_process(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def losses(folder: Path) -> list[float]:
     return [record["loss"] for record in read_metrics(folder / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
 def test_a_run_goes_on_with_the_same_losses_on_any_other_topology(tmp_path: Path, optimizer: str) -> None:
     case(WHOLE, optimizer).alone(tmp_path / "one")
     wanted = losses(tmp_path / "one")
