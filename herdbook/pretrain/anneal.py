@@ -104,7 +104,7 @@ def usual_mix(settings: DataTestSettings, sets: TokenSets) -> dict[str, float]:
 
 
 def _trained(settings: PretrainSettings, sets: TokenSets, start: Path, out: Path) -> tuple[Transformer, dict[str, Any]]:
-    """The model after the run, and the run's figures; nothing is exported."""
+    """The model after the run, whole, and the run's figures; nothing is exported."""
     from herdbook.pretrain.stages import make_model
     from herdbook.train.loop import train
     from herdbook.train.machine import prepare
@@ -115,6 +115,22 @@ def _trained(settings: PretrainSettings, sets: TokenSets, start: Path, out: Path
     prepare(settings.threads)
     batches = PhasedBatches(sets, Plan.of(settings), settings.seed, settings.packing)
     model = make_model(settings, sets, start)
+    if settings.parallel.size > 1:
+        from herdbook.train.average import load_weights
+        from herdbook.train.checkpoint import Checkpoints
+        from herdbook.train.launch import launch
+
+        out.mkdir(parents=True, exist_ok=True)
+        figures = launch(
+            "herdbook.pretrain.stages:train_spread",
+            settings,
+            settings.parallel,
+            tokens=sets.folder,
+            start=start,
+            out=out,
+        )
+        load_weights(Checkpoints(out / "checkpoints"), figures["steps"], model)
+        return model, figures
     return model, train(model, NextToken(), batches, settings, out)
 
 

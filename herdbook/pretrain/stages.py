@@ -36,7 +36,6 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     """
     from herdbook.console import log
     from herdbook.tokens.shards import TokenSets
-    from herdbook.train.launch import launch
     from herdbook.train.loop import train
     from herdbook.train.machine import prepare
     from herdbook.train.objective import NextToken
@@ -45,6 +44,8 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     from herdbook.train.start import in_group, joined
 
     if settings.parallel.size > 1 and not in_group():
+        from herdbook.train.launch import launch
+
         return launch(
             "herdbook.pretrain.stages:pretrain", settings, settings.parallel, tokens=tokens, start=start, out=out
         )
@@ -143,6 +144,25 @@ def check_tokenizer(sets: TokenSets, start: Path) -> None:
             f"{sets.folder}: its tokens were made with another tokenizer than that of the model {start}, so their "
             "numbers mean other pieces of text; pack the documents with the model's own tokenizer"
         )
+
+
+def train_spread(settings: PretrainSettings, tokens: Path, start: Path, out: Path) -> dict[str, Any]:
+    """One rank's part of a run whose checkpoints are what is wanted of it; returns the run's figures."""
+    from herdbook.tokens.shards import TokenSets
+    from herdbook.train.loop import train
+    from herdbook.train.machine import prepare
+    from herdbook.train.objective import NextToken
+    from herdbook.train.phased import PhasedBatches
+    from herdbook.train.phases import Plan
+    from herdbook.train.start import joined
+
+    prepare(settings.threads)
+    parallel = joined(settings.parallel)
+    assert parallel is not None
+    sets = TokenSets.open(tokens)
+    batches = PhasedBatches(sets, Plan.of(settings), settings.seed, settings.packing)
+    model: Any = spread_model(parallel, settings, sets, start)
+    return train(model, NextToken(), batches, settings, out, parallel=parallel)
 
 
 class Validation:

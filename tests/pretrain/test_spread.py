@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from herdbook.model.huggingface import load_model
+from herdbook.pretrain.anneal import anneal
+from herdbook.pretrain.settings import AnnealSettings
 from herdbook.pretrain.stages import PretrainSettings, pretrain
 from herdbook.settings import UserError
 from herdbook.train.metrics import read_metrics
@@ -43,3 +45,17 @@ def test_a_topology_that_does_not_fit_is_told_when_the_recipe_is_read() -> None:
 def test_a_mistake_that_a_rank_finds_is_told_once(tmp_path: Path, tokens: Path) -> None:  # noqa: F811
     with pytest.raises(UserError, match="pretrain needs model"):
         pretrain(changed(steps=4, model=None, parallel={"shard": 2}), tokens, None, tmp_path)
+
+
+def test_annealing_over_ranks_averages_the_same_checkpoints(tmp_path: Path, tokens: Path) -> None:  # noqa: F811
+    (tmp_path / "base").mkdir()
+    pretrain(changed(steps=2), tokens, None, tmp_path / "base")
+    figures = []
+    for name, topology in (("one", {}), ("two", {"shard": 2})):
+        given = changed(steps=4, model=None, parallel=topology, schedule="linear").model_dump(exclude_unset=True)
+        options = AnnealSettings(**given, members=2, average_over=1.0)
+        (tmp_path / name).mkdir()
+        figures.append(anneal(options, tokens, tmp_path / "base", tmp_path / name))
+    one, two = figures
+    assert two["bits_per_byte"] == pytest.approx(one["bits_per_byte"], rel=1e-5)
+    assert two["members"] == pytest.approx(one["members"], rel=1e-5)
