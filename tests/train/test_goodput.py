@@ -48,8 +48,9 @@ def test_seconds_of_all_attempts_have_an_account(tmp_path: Path) -> None:
     assert found["restarts"] == 2 and found["lost_steps"] == 1
     assert found["lost_work_seconds"] == pytest.approx(in_vain, abs=2e-3)
     assert found["restarting_seconds"] > 0.15
-    assert 0.1 <= found["waiting_for_data_seconds"] < 0.2
     kept = read_metrics(tmp_path / "metrics.jsonl")
+    waited = sum(record["waiting_seconds"] for record in kept)  # longer than the sleep on a busy machine
+    assert found["waiting_for_data_seconds"] == pytest.approx(waited, abs=2e-3) and waited >= 0.1
     worked = sum(record["seconds"] - record["waiting_seconds"] for record in kept)
     assert found["training_seconds"] == pytest.approx(worked, abs=2e-3)
     assert 0.7 * spent < sum(accounts.values()) <= spent
