@@ -224,6 +224,21 @@ def why(
     show(why_lines(url, Book(book), entry))
 
 
+@app.command()
+def page(
+    entry: Annotated[str, typer.Argument(help="An entry of documents: its name, an id's beginning, or a stage.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write the page; ENTRY.html if left out.")] = None,
+    funnel: Annotated[Path | None, typer.Option(help="Write the funnel as a PNG picture too.")] = None,
+    book: BookOption = DEFAULT_BOOK,
+) -> None:
+    """Write what a curation kept and dropped, and why, as one HTML page."""
+    from herdbook.book import Book
+    from herdbook.report.herd import write_curation
+    from herdbook.report.text import show
+
+    show(write_curation(entry, Book(book), out, funnel))
+
+
 def main() -> None:
     """The command `herdbook`."""
     app()

@@ -103,7 +103,7 @@ register(
         name="curate",
         help="Turns pages into documents: read, extract, measure, decide by rules, deduplicate.",
         settings="herdbook.corpus.settings:CurateSettings",
-        function="herdbook.corpus.curate:curate",
+        function="herdbook.report.curation:curate",
         takes={
             "pages": Takes("world", required=False, many=True),
             "quality": Takes("quality", required=False, many=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from herdbook.book import Book, Entry, folder_name
@@ -119,6 +120,21 @@ def why_lines(url: str, book: Book, name: str | None) -> list[str]:
     if not lines:
         raise UserError("\n".join(map(str, misses)))
     return lines
+
+
+def write_curation(name: str, book: Book, out: Path | None, funnel: Path | None) -> list[str]:
+    """Write the page (and the funnel's picture) of an entry of documents; says where."""
+    entry = book.resolve(
+        name, "documents", frozenset(kind.name for kind in KINDS.values() if kind.gives == "documents")
+    )
+    target = out or Path(f"{entry.name}.html")
+    for path in (target, funnel):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UserError(f"{path}: there is no folder {path.absolute().parent}; make it, or name another place")
+    found = load("herdbook.report.curation:write_page")(book.folder_of(entry), target, f"Curation: {entry.name}")
+    if funnel is not None:
+        load("herdbook.report.curation:funnel_png")(found.funnel, funnel)
+    return [f"written: {path}" for path in (target, funnel) if path is not None]
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
