@@ -32,8 +32,9 @@ h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; font-size: 1.25rem; border-bo
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; } th { color: var(--soft); font-weight: 600; }
-.soft { color: var(--soft); font-size: .88rem; } .charts { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; flex: 1 1 18rem; min-width: 0; } figcaption { font-size: .88rem; }
+.soft { color: var(--soft); font-size: .88rem; } .charts { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); }
+figure { margin: 0; min-width: 0; } figcaption { font-size: .88rem; }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font: 10px system-ui, sans-serif; }
 .kept { fill: var(--kept); } .dropped { fill: var(--dropped); } .axis { stroke: var(--line); }
 .limit { stroke: var(--limit); stroke-dasharray: 4 3; } svg text.mark { fill: var(--limit); }
@@ -172,7 +173,7 @@ def _figure(name: str, histogram: Histogram, rules: list[Rule]) -> str:
             f'<line class="limit" x1="{at:.1f}" x2="{at:.1f}" y1="8" y2="110"/><text class="mark" x="{at:.1f}" y="8" '
             f'text-anchor="{anchor}">{safe(rule.name, 30)} {safe(sign)} {rule.threshold:g}</text>'
         )
-    ends = f'<text x="10" y="122">{first:.3g}</text><text x="310" y="122" text-anchor="end">{last:.3g}</text>'
+    ends = f'<text x="10" y="122">{first:.4g}</text><text x="310" y="122" text-anchor="end">{last:.4g}</text>'
     note = f" <span class=soft>({histogram.missing:,} not measured)</span>" if histogram.missing else ""
     axis = '<line class="axis" x1="10" x2="310" y1="110" y2="110"/>'
     picture = f'<svg viewBox="0 0 320 126" role="img" aria-label="{safe(name)}">{axis}{"".join(parts)}{ends}</svg>'
@@ -246,5 +247,5 @@ def funnel_png(funnel: dict[str, Any], target: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("% of the pages read")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     figure.savefig(target, dpi=150, format="png")
