@@ -52,11 +52,11 @@ def safe(value: object, most: int | None = None) -> str:
     return escape(text if most is None or len(text) <= most else text[:most] + "…", quote=True)
 
 
-def curate(settings: Any, pages: list[Path], out: Path) -> dict[str, Any]:
-    """Curate, then write the page into the entry."""
+def curate(settings: Any, pages: list[Path], out: Path, quality: Sequence[Path] = ()) -> dict[str, Any]:
+    """Curate (corpus/curate.py), then write the page into the entry."""
     from herdbook.corpus.curate import curate as curating
 
-    figures = curating(settings, pages, out)
+    figures = curating(settings, pages, out, quality)
     write_page(out, out / PAGE, "Curation")
     return figures
 
