@@ -8,9 +8,12 @@ paragraph text: a page wrapped in `class="sidebar-layout"` is still a page.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from herdbook.corpus.phrases import LONGEST, other_stories
 
 
 def _names(words: str) -> frozenset[str]:
@@ -29,6 +32,7 @@ DROP = _names(
     "object progress rp rt script select style svg template textarea video"
 )
 HEADINGS = _names("h2 h3 h4 h5 h6")
+ANNOUNCERS = HEADINGS | _names("p div strong b label span")
 NEVER_CONTENT = _names("nav footer")
 ASIDES = _names("aside menu")
 ROLES = _names("navigation banner contentinfo complementary search dialog alert alertdialog menu menubar toolbar")
@@ -53,6 +57,8 @@ ALONE = (
 )
 NAMES = re.compile(rf"(?:{ANYWHERE})|(?<![a-z])(?:{ALONE})(?![a-z])")
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+POSTS = re.compile("comment|repl(?:y|ies)|respon", re.IGNORECASE)
+BESIDE = re.compile("sidebar|related|recommend", re.IGNORECASE)
 HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden")
 
 
@@ -62,6 +68,8 @@ class ExtractRules:
 
     named_share: float = 0.3
     """An element with a boilerplate name is kept when it holds more than this share."""
+    thread_share: float = 0.7
+    """Posts named as comments or replies are the page itself when together they hold more than this share."""
     tag_share: float = 0.5
     """The same for aside and menu elements, and for roles."""
     never_share: float = 0.9
@@ -78,6 +86,8 @@ class ExtractRules:
     """Links that make a cell, or a paragraph in one, a heap of links."""
     teaser: int = 400
     """Characters a teaser (linked heading, a sentence or two) has at most."""
+    article: int = 1500
+    """Characters of paragraphs that are an article, whatever more a page holds of other stories."""
     descend: float = 0.85
     """The page is narrowed to a child that holds more than this share of its parent's paragraph text,"""
     descend_content: float = 0.4
@@ -106,6 +116,7 @@ class Page:
         self.anchors: list[int] = []
         self.paragraphs: list[int] = []
         self.dropped: set[Any] = set()
+        self.total = 1
         self._collect()
         own = self.text.copy()
         self._add_up()
@@ -116,20 +127,24 @@ class Page:
     def _collect(self) -> None:
         """All elements, parents before their children; what is never content is not entered."""
         elements, parents, tags, text, dropped = self.elements, self.parents, self.tags, self.text, self.dropped
+        enter, under, name, measure = elements.append, parents.append, tags.append, text.append
         for parent, element in enumerate(elements):  # the list grows while it is read: breadth first
             around = 0
             for child in element:
                 tag = child.tag
-                if child.tail:
-                    around += len(child.tail.strip())
+                words = child.tail
+                if words:
+                    around += len(words.strip())
                 if tag in DROP and not (tag == "script" and "math/tex" in (child.get("type") or "")):
                     dropped.add(child)
-                elif isinstance(tag, str):
-                    elements.append(child)
-                    parents.append(parent)
-                    tags.append(tag)
-                    text.append(len(child.text.strip()) if child.text else 0)
-            text[parent] += around
+                elif tag.__class__ is str:
+                    enter(child)
+                    under(parent)
+                    name(tag)
+                    words = child.text
+                    measure(len(words.strip()) if words else 0)
+            if around:
+                text[parent] += around
 
     def _add_up(self, own_text: int | None = None) -> None:
         """Add up from the leaves; with `own_text`, elements with so much text of their own count as paragraphs too."""
@@ -157,7 +172,7 @@ class Page:
         rules = self.rules
         if not self.elements:
             return
-        total = max(self.paragraphs[0], 1)
+        total = self.total = max(self.paragraphs[0], 1)
         gone: set[int] = set()
         for i, element in enumerate(self.elements):
             if i == 0:
@@ -165,6 +180,8 @@ class Page:
             if self.parents[i] in gone:
                 gone.add(i)
                 continue
+            if not self.text[i]:
+                continue  # nothing to leave out
             share = self.paragraphs[i] / total
             if self._boilerplate(i, element, share, rules):
                 gone.add(i)
@@ -181,7 +198,7 @@ class Page:
         if (tag in NEVER_CONTENT and share <= rules.never_share) or (tag in ASIDES and share <= rules.tag_share):
             return True
         attributes = element.attrib
-        if attributes and self._named(tag, attributes, share, rules):
+        if attributes and self._named(i, attributes, share, rules):
             return True
         # What wraps the whole of a page with little text is judged by its parts.
         return tag in LINK_BOXES and (share <= rules.tag_share or tag in LISTS) and self._only_links(i, tag, rules)
@@ -199,40 +216,60 @@ class Page:
             return False
         return self.anchors[i] >= rules.many_links or self.tags[self.parents[i]] not in ("li", "td", "dd")
 
-    def _named(self, tag: str, attributes: Any, share: float, rules: ExtractRules) -> bool:
+    def _named(self, i: int, attributes: Any, share: float, rules: ExtractRules) -> bool:
+        tag, element = self.tags[i], self.elements[i]
         if attributes.get("role") in ROLES and share <= rules.tag_share:
             return True
-        if share > rules.named_share or tag in ("html", "body", "article", "main"):
+        if share > rules.named_share or tag in ("html", "body", "main"):
             return False
+        if tag == "article":  # one of many on a list of articles has all sorts of names
+            return BESIDE.search(attributes.get("class", "")) is not None
         if (
             "hidden" in attributes
             or attributes.get("aria-hidden") == "true"
             or HIDDEN.search(attributes.get("style", ""))
         ):
             return True
-        return names_boilerplate(f"{attributes.get('class', '')} {attributes.get('id', '')}")
+        name = attributes.get("class", "")
+        if not names_boilerplate(f"{name} {attributes.get('id', '')}"):
+            return False
+        if POSTS.search(name) and self._thread(i) > rules.thread_share * self.total:
+            return False  # a forum's posts, each small, are the page together
+        # A post that is quoted stands in a box named after where it was posted.
+        return tag == "blockquote" or all(child.tag != "blockquote" for child in element)
+
+    def _thread(self, i: int) -> int:
+        """Paragraph text of an element and those beside it that are posts too."""
+        beside = self._children(self.parents[i])
+        return sum(self.paragraphs[j] for j in beside if POSTS.search(self.elements[j].get("class", "")))
 
     def narrow(self) -> Any:
         """The innermost element that still holds the page's paragraphs."""
         if not self.elements:
             return None
-        children: dict[int, list[int]] = {}
-        for i, parent in enumerate(self.parents):
-            if self.tags[i] not in PARAGRAPH and self.elements[i] not in self.dropped:
-                children.setdefault(parent, []).append(i)
         node = 0
         while True:
             held = self.paragraphs[node]
             if not held:
                 return self.elements[node]
-            best = max(children.get(node, []), key=lambda i: self.paragraphs[i], default=None)
-            content = [i for i in children.get(node, []) if self.tags[i] in CONTENT_TAGS]
+            children = [
+                i
+                for i in self._children(node)
+                if self.tags[i] not in PARAGRAPH and self.elements[i] not in self.dropped
+            ]
+            best = max(children, key=lambda i: self.paragraphs[i], default=None)
+            content = [i for i in children if self.tags[i] in CONTENT_TAGS]
             if len(content) == 1 and self.paragraphs[content[0]] > self.rules.descend_content * held:
                 best = content[0]
             elif best is None or self.paragraphs[best] < self.rules.descend * held:
                 return self.elements[node]
             assert best is not None
             node = best
+
+    def _children(self, node: int) -> range:
+        """Rows of an element's children, which stand together."""
+        first = bisect_left(self.parents, node)
+        return range(first, bisect_right(self.parents, node, first))
 
     def drop_teasers(self) -> None:
         """Leave out rows of teasers: three or more siblings that are little more than a linked heading each."""
@@ -246,6 +283,27 @@ class Page:
         for cards in groups.values():
             if len(cards) >= 3 and sum(self.paragraphs[i] for i in cards) <= self.rules.named_share * total:
                 self.dropped.update(self.elements[i] for i in cards)
+
+    def drop_other_stories(self) -> None:
+        """Leave out what a heading says are other stories or comments: up to the next heading beside it."""
+        limit = max(self.rules.tag_share * self.paragraphs[0], self.paragraphs[0] - self.rules.article)
+        for i, tag in enumerate(self.tags):
+            if tag not in ANNOUNCERS or not 3 < self.text[i] <= LONGEST:
+                continue
+            element = self.elements[i]
+            line = "".join(element.itertext()) if tag in HEADINGS else element.text or ""
+            if element in self.dropped or not other_stories(" ".join(line.split())):
+                continue
+            while self.parents[i] > 0 and self.text[self.parents[i]] == self.text[i]:
+                i = self.parents[i]  # alone in its box: it is the box that stands over the stories
+            section, held = [i], 0
+            for follower in range(i + 1, self._children(self.parents[i]).stop):
+                if self.tags[follower] in HEADINGS:
+                    break
+                section.append(follower)
+                held += self.paragraphs[follower]
+            if held <= limit:
+                self.dropped.update(self.elements[j] for j in section)
 
     def _linked(self, i: int) -> bool:
         """Whether a heading leads to another page: it holds a link, or stands in one."""

@@ -14,6 +14,8 @@ from lxml import etree
 
 from herdbook.corpus.boilerplate import BLOCK, CODE, ExtractRules, Page
 from herdbook.corpus.mathml import linear_math
+from herdbook.corpus.phrases import no_text
+from herdbook.corpus.strip import strip
 
 DEEPEST = 200
 """Deepest nesting that is walked; below it, text is taken without structure."""
@@ -55,7 +57,7 @@ def parse(html: str) -> Any:
 def extract(html: str, rules: ExtractRules = RULES) -> Extracted:
     """The content of a page. Never raises for a page's sake: one without content gives no lines."""
     result = Extracted()
-    root = parse(html)
+    root = parse(strip(html))
     if root is None:
         return result
     title = root.find(".//title")
@@ -65,6 +67,7 @@ def extract(html: str, rules: ExtractRules = RULES) -> Extracted:
     page = Page(root if body is None else body, rules)
     page.prune()
     page.drop_teasers()
+    page.drop_other_stories()
     page.drop_empty_headings()
     scope = page.narrow()
     writer = _Writer(page, result)
@@ -101,7 +104,7 @@ class _Writer:
         self.buffer.clear()
         for piece in pieces:
             line = " ".join(piece.split())
-            if line and not (len(line) < 200 and COPYRIGHT.match(line)):
+            if line and not (len(line) < 200 and COPYRIGHT.match(line)) and not no_text(line):
                 self.out.add(line, self.kind)
 
     def _element(self, element: Any, depth: int) -> None:

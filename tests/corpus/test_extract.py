@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import time
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herdbook.corpus.boilerplate import names_boilerplate
-from herdbook.corpus.extract import extract
+from herdbook.corpus.extract import extract, parse
+from herdbook.corpus.phrases import other_stories
+from herdbook.corpus.strip import strip
 from tests.support.shared import shared
 
 CODE = 'def add(a, b):\n    """Sum of <a> & b."""\n\n    if a > 0:\n        return a + b\n    return b'
@@ -96,6 +99,35 @@ def test_rows_of_teasers_are_left_out() -> None:
     assert extract(f"<body><div>{body}</div><div>{cards}</div></body>").lines == [f"{PROSE} {n}" for n in range(6)]
 
 
+def test_other_stories_and_calls_to_share_are_left_out_and_quoted_posts_stay() -> None:
+    body = "".join(f"<p>{PROSE} {n}</p>" for n in range(6))
+    quote = f'<div class="social-embed"><blockquote><p>{PROSE}</p>A reader</blockquote></div>'
+    other = "<div><p>MORE STORIES LIKE THIS ONE</p></div><p>Another mill has burnt down near the sea.</p>"
+    stamp = "<p>Published Monday, November 18, 2019 8:22AM EST</p><p>Share this with a friend!</p>"
+    page = f"<body><div>{stamp}{body}{quote}{other}<h3>Lees ook:</h3><p>Een molen.</p></div></body>"
+    assert extract(page).lines == [f"{PROSE} {n}" for n in range(6)] + [PROSE, "A reader"]
+
+
+def test_a_thread_keeps_every_post_and_an_article_loses_its_comments() -> None:
+    posts = "".join(f'<div class="comment reply-{n % 2}"><p>{PROSE} {n}</p></div>' for n in range(12))
+    assert extract(f"<body><h1>Mills</h1><div>{posts}</div></body>").lines[1:] == [f"{PROSE} {n}" for n in range(12)]
+    body = "".join(f"<p>{PROSE} {n}</p>" for n in range(20))
+    few = '<ol class="comment-list"><li class="comment"><p>First!</p></li><li class="comment"><p>No.</p></li></ol>'
+    assert extract(f"<body><div>{body}</div>{few}</body>").lines == [f"{PROSE} {n}" for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Related Stories", "Most read in Sport", "Don't miss", "Das könnte Sie auch interessieren", "À lire aussi :",
+     "i più letti", "Artículos relacionados", "Leia também", "Читайте также:", "Czytaj też",
+     "Top stories", "Lo más leído", "As mais lidas"],
+)  # fmt: skip
+def test_headings_over_other_stories_are_known(line: str) -> None:
+    assert other_stories(line) and not other_stories(
+        f"{line} were what the inspector asked for first, and he was right."
+    )
+
+
 def test_a_page_of_nothing_but_links_gives_nothing() -> None:
     links = "".join(f'<li><a href="/{n}">entry {n}</a></li>' for n in range(300))
     assert extract(f"<body><div><ul>{links}</ul></div></body>").lines == []
@@ -112,6 +144,66 @@ def test_a_million_nested_tags_are_survived() -> None:
     found = extract("<body>" + "<div>" * 1_000_000 + "<p>deep words here</p>")
     assert "deep words here" in found.text
     assert "deep words" in extract("<body>" + "<b>" * 5000 + "deep words").text
+
+
+STRIPPED = [
+    ("a<script>b</script>c", "ac"),
+    ("a<SCRIPT x='<p>'>b</Script >c", "ac"),
+    ("a<!-- <script> -->b</script>c", "ab</script>c"),
+    ("a<script>'<!--'</script>b", "ab"),
+    ("a<script>b", "a<script>b"),
+    ("<svg><svg></svg>b</svg>c", "<svg>b</svg>c"),
+    ('<script type="math/tex">x^2</script>', None),
+    ("<textarea><!-- </textarea>b-->", None),
+    ("a<script>b</SCRIPT>c<script>d</script>e", "ace"),
+    ("<styles>a</styles>", None),
+    ("<style/>a", None),
+    ("a<!--b", None),
+]
+
+
+@pytest.mark.parametrize(("page", "wanted"), STRIPPED)
+def test_scripts_and_comments_are_taken_off_as_a_browser_would_read_them(page: str, wanted: str | None) -> None:
+    assert strip(page) == (page if wanted is None else wanted)
+
+
+@pytest.mark.parametrize(
+    "piece", ["<svg>", "<script", "<script>", "<!--", "<select></select>", "</script>", "<style/>"]
+)
+def test_stripping_takes_time_in_proportion_to_the_page(piece: str) -> None:
+    start = time.process_time()
+    strip(piece * 40_000)
+    assert time.process_time() - start < 3.0
+
+
+PIECES = [
+    "<p>",
+    "</p>",
+    "<script>",
+    "</script>",
+    "<!--",
+    "-->",
+    "<style>",
+    "</STYLE>",
+    "one ",
+    "two ",
+    "<b>",
+    "</b>",
+    "<",
+]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+def test_stripping_changes_no_text_outside_scripts(page: str) -> None:
+    def words(html: str) -> list[str]:
+        root = parse(f"<body>{html}</body>")
+        for gone in [] if root is None else list(root.iter("script", "style")):
+            gone.text = None
+        return "" if root is None else "".join(root.itertext()).split()
+
+    if page.count("<script>") == page.count("</script>") and page.count("<style>") == page.count("</STYLE>"):
+        assert words(strip(page)) == words(page) or "<!--" in page or "<<" in page
 
 
 @pytest.mark.parametrize(
@@ -142,4 +234,4 @@ def test_marked_news_pages_are_extracted_at_least_as_well_as_measured() -> None:
         precision.append(same / sum(found.values()))
         recall.append(same / sum(true.values()))
     p, r = sum(precision) / len(precision), sum(recall) / len(recall)
-    assert 2 * p * r / (p + r) > 0.945
+    assert 2 * p * r / (p + r) >= 0.962
