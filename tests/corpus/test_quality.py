@@ -17,12 +17,20 @@ from herdbook.corpus.curate import curate
 from herdbook.corpus.quality.figures import auc, judge, share
 from herdbook.corpus.quality.linear import LinearSettings, document_buckets, features, fit, softmax
 from herdbook.corpus.quality.score import decide_scores_again, ranks, score
-from herdbook.corpus.quality.settings import EncoderSettings, HeadSettings, QualitySettings, ScoreSettings
+from herdbook.corpus.quality.settings import (
+    EncoderSettings,
+    EndpointSettings,
+    HeadSettings,
+    QualitySettings,
+    ScoreSettings,
+)
 from herdbook.corpus.quality.train import load_heads, train_quality
 from herdbook.corpus.rules import DEFAULT_RULES, Rule
 from herdbook.corpus.settings import CurateSettings, DuplicateSettings, SourceSettings
 from herdbook.corpus.why import why
 from herdbook.settings import UserError
+from tests.corpus.fake_endpoint import page_of, serving
+from tests.support.worlds import tiny_truth, tiny_world
 
 GOOD = ["because", "therefore", "theorem", "explains", "history", "careful", "evidence", "reason", "result", "study"]
 BAD = ["buy", "cheap", "click", "offer", "discount", "free", "winner", "casino", "subscribe", "now"]
@@ -226,6 +234,35 @@ def test_curation_measures_scores_and_keeps_the_better_copy(tmp_path: Path) -> N
     train_quality(QualitySettings(heads=heads), [entry], None, tmp_path / "wrong")
     with pytest.raises(UserError, match="'language', which is measured already"):
         curate(best, [], tmp_path / "clash", quality=[tmp_path / "wrong"])
+
+
+def test_a_head_learns_from_a_models_grades_and_tells_what_they_cost(tmp_path: Path) -> None:
+    entry, _ = corpus(tmp_path, 120)
+    graded = lambda body, _: f"Grade: {5 if set(page_of(body).split()) & set(GOOD) else 1}"  # noqa: E731
+    with serving(graded) as server:
+        endpoint = EndpointSettings(base_url=server.url, model="judge", cache=str(tmp_path / "c"), price_in=2.0)
+        settings = QualitySettings(heads={"general": HeadSettings(rubric="general")}, endpoint=endpoint, sample=80)
+        found = train_quality(settings, [entry], None, tmp_path / "m")["general"]
+    assert found["auc"]["value"] > 0.9 and found["documents"] == 80 and len(server.bodies) == 80
+    assert found["labelling"]["asked"] == 80 and found["labelling"]["cost"] == pytest.approx(80 * 100 * 2 / 1e6)
+
+
+def test_heads_learn_from_the_worlds_truth_of_its_pages(tmp_path: Path) -> None:
+    rows = []
+    for row in tiny_truth():
+        if row["clean_text"]:
+            rows.append(
+                {"id": row["record_id"], "text": row["clean_text"]} | {key: row[key] for key in ("url", "date")}
+            )
+    (tmp_path / "entry" / "documents").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "entry" / "documents" / "00000.parquet")
+    small = LinearSettings(buckets=1 << 13, iterations=30)
+    kinds = {"code": "code", "reasoning": "reasoning", "topic": "genre"}
+    heads = {name: HeadSettings(world=kind, linear=small) for name, kind in kinds.items()}
+    found = train_quality(QualitySettings(heads=heads), [tmp_path / "entry"], tiny_world(), tmp_path / "m")
+    for name in ("code", "reasoning"):
+        assert found[name]["auc"]["value"] > 0.97, name
+    assert found["topic"]["accuracy"]["value"] > found["topic"]["guess"] + 0.1
 
 
 def test_ranks_compare_within_a_language_only() -> None:

@@ -61,9 +61,13 @@ class Linear:
     def __init__(self, settings: LinearSettings, weights: np.ndarray, bias: np.ndarray) -> None:
         self.settings, self.weights, self.bias = settings, weights, bias
 
-    def probabilities(self, texts: list[str]) -> np.ndarray:
-        """Probability (N, C) of each class."""
-        return softmax((features(texts, self.settings) @ self.weights).astype(np.float64) + self.bias)
+    def probabilities(self, texts: list[str], seen: dict[str, csr_matrix] | None = None) -> np.ndarray:
+        """Probability (N, C) of each class; `seen` keeps the features for other classifiers of the same texts."""
+        seen = {} if seen is None else seen
+        key = self.settings.model_dump_json(include={"buckets", "word_ngrams", "words"})
+        if key not in seen:
+            seen[key] = features(texts, self.settings)
+        return softmax((seen[key] @ self.weights).astype(np.float64) + self.bias)
 
     def save(self, folder: Path) -> None:
         """Write the weights into a folder."""

@@ -123,8 +123,10 @@ def score_texts(texts: list[str | None], quality: tuple[Path, ...]) -> pa.Table:
     fields = [(c, pa.string() if not h.graded and c == h.name else pa.float64()) for h in heads for c in h.columns]
     found: dict[str, list[Any]] = {name: [] for name, _ in fields}
     for start in range(0, len(texts), ROWS):
+        part = [text or "" for text in texts[start : start + ROWS]]
+        seen: dict[str, Any] = {}
         for head in heads:
-            for name, values in head.score([text or "" for text in texts[start : start + ROWS]]).items():
+            for name, values in head.score(part, seen).items():
                 found[name] += list(values)
     return pa.table(found, schema=pa.schema(fields))
 

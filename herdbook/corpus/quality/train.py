@@ -41,9 +41,12 @@ class Head:
         """The columns it gives; the first is its answer."""
         return (f"quality_{self.name}",) if self.graded else (self.name, f"{self.name}_probability")
 
-    def score(self, texts: list[str]) -> dict[str, Any]:
-        """Its columns for some documents."""
-        chances = self.classifier.probabilities(texts)
+    def score(self, texts: list[str], seen: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Its columns for some documents; `seen` is handed on to the next head for the same texts."""
+        if isinstance(self.classifier, linear.Linear):
+            chances = self.classifier.probabilities(texts, seen)
+        else:
+            chances = self.classifier.probabilities(texts)
         if self.graded:
             return {self.columns[0]: chances[:, 1]}
         best = chances.argmax(axis=1) if len(texts) else np.zeros(0, np.int64)
