@@ -183,3 +183,13 @@ def test_tokens_of_another_tokenizer_and_ids_beyond_the_vocabulary_are_refused(
     with pytest.raises(UserError, match=r"token [\d,]+ is \d+, beyond the vocabulary of 200"):
         TokenSets.open(other)
     check_ids(np.array([199]), 200, other)
+
+
+def test_the_laptop_recipe_grows_in_six_stages_each_from_the_one_before() -> None:
+    from herdbook.recipe import read_recipe
+
+    stages = read_recipe(Path(__file__).resolve().parents[2] / "recipes" / "long-context.yaml").stages
+    grown = [stage for stage in stages.values() if stage.kind.name == "extend"]
+    lengths = [stage.settings.length for stage in grown]  # type: ignore[attr-defined]
+    assert len(grown) == 6 and lengths == sorted(lengths) and lengths[-1] == 4096
+    assert [stage.inputs["model"] for stage in grown] == [("base",), *((stage.name,) for stage in grown[:-1])]

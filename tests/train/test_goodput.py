@@ -187,3 +187,12 @@ def test_a_run_whose_losses_jump_leaves_those_steps_out_and_resumes_with_what_it
     assert figures["skipped_steps"] == 2
     with pytest.raises(UserError, match=r"step 28: .* above the .* allow \(spike=8\.0\) for the 4\. time in a row"):
         train(tiny_model(), Jumps(set(range(25, 40))), RandomBatches(), settings, tmp_path / "bad")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs a CUDA device")
+def test_batches_come_to_a_cuda_device_from_pinned_memory() -> None:
+    ahead = Prefetcher(RandomBatches(), 2, torch.device("cuda"))
+    assert ahead._make(1).tokens.is_pinned()
+    for step in (0, 1, 2):
+        assert torch.equal(ahead.batch(step).tokens.cpu(), RandomBatches().batch(step).tokens)
+    ahead.close()
