@@ -22,10 +22,11 @@ from herdbook.corpus.patterns import count_adult
 from herdbook.corpus.personal import count_personal
 from herdbook.corpus.read import RawPage
 from herdbook.corpus.repetition import repetition
+from herdbook.corpus.repositories import is_generated, is_vendored
 from herdbook.corpus.settings import MeasureSettings
 from herdbook.corpus.urls import canonical
 
-VERSION = 5
+VERSION = 6
 """Raised when a measurement changes its meaning, so that older measurements are not taken for new ones."""
 
 # Languages written without spaces are counted by the character.
@@ -106,6 +107,7 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
         "length_characters": len(text),
         "length_words": count,
         "length_lines": sum(1 for line in lines if line.strip()),
+        "code_licence": page.licence or "",
         "code_share": 1.0 - len(prose) / len(text) if text else 0.0,
     }
     unspaced = sum(len(word) == 1 and word > "\u0e00" for word in prose_words[:2000]) > 0.5 * min(
@@ -113,6 +115,7 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
     )
     row.update(repetition(prose_hashes, prose, 2 if unspaced else 1))
     row.update(heuristics(prose, prose_words, spoken.language, not unspaced))
+    row.update(code_columns(page, text) if kind == "code" else dict.fromkeys(CODE_COLUMNS))
     row.update(safety(prose, prose_words))
     row["duplicate_url_key"] = xxhash.xxh3_64_intdigest(canonical(page.url).encode("utf-8", "replace")) - 2**63
     row["duplicate_exact_key"] = xxhash.xxh3_64_intdigest(hashes.tobytes()) - 2**63
@@ -123,6 +126,16 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
     row["lines_hashes"] = line_hashes(lines, kinds)
     row["lines_words"] = np.fromiter((len(line.split()) for line in lines), np.int32, len(lines))
     return row
+
+
+CODE_COLUMNS = ("code_generated", "code_vendored", "code_permissive")
+
+
+def code_columns(page: RawPage, text: str) -> dict[str, float | None]:
+    """1 or 0: whether a program wrote a file of code, whether it is others', whether its licence is permissive."""
+    licensed = None if page.licence is None else float(page.licence == "permissive")
+    marks = float(is_generated(text)), float(is_vendored(page.url)), licensed
+    return dict(zip(CODE_COLUMNS, marks))
 
 
 def safety(text: str, words: list[str]) -> dict[str, float]:
@@ -166,13 +179,25 @@ def as_table(rows: list[dict[str, Any]], settings: MeasureSettings) -> pa.Table:
 def schema(settings: MeasureSettings) -> pa.Schema:
     """Names and types of all columns."""
     kinds: dict[str, pa.DataType] = dict.fromkeys(
-        ("id", "url", "source", "date", "language", "language_second", "title", "kind", "encoding_name"), pa.string()
+        (
+            "id",
+            "url",
+            "source",
+            "date",
+            "language",
+            "language_second",
+            "title",
+            "kind",
+            "encoding_name",
+            "code_licence",
+        ),
+        pa.string(),
     )
     kinds |= {"text": pa.large_string(), "language_probability": pa.float64(), "language_second_share": pa.float64()}
     kinds |= dict.fromkeys(("encoding_bad_share", "code_share"), pa.float64())
     kinds |= dict.fromkeys(("length_characters", "length_words", "length_lines"), pa.int64())
     kinds |= {name: pa.float64() for name in repetition(np.zeros(0, np.uint64), "")}
-    kinds |= dict.fromkeys(COLUMNS, pa.float64())
+    kinds |= dict.fromkeys((*COLUMNS, *CODE_COLUMNS), pa.float64())
     kinds |= {name: pa.float64() if name.endswith("share") else pa.int64() for name in safety("", [])}
     kinds |= {"duplicate_url_key": pa.int64(), "duplicate_exact_key": pa.int64()}
     kinds |= {"duplicate_signature": pa.binary(4 * settings.minhash_permutations)}

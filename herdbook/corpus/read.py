@@ -8,28 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from herdbook.corpus.formats import CODE_SUFFIXES, HTML_SUFFIXES, format_of_head, format_of_name, guess_format, suits
 from herdbook.corpus.http import HTML_START, PageError, media_type, parse_response
+from herdbook.corpus.remote import fetched, first_bytes, list_files
+from herdbook.corpus.repositories import file_licence
 from herdbook.corpus.settings import MeasureSettings, SourceSettings
-from herdbook.corpus.streams import GZIP_MAGIC, ZSTD_MAGIC, DamagedStream, lines
+from herdbook.corpus.streams import GZIP_MAGIC, DamagedStream, lines
 from herdbook.corpus.warc import Loss, Record, read_records
 from herdbook.files import left_out
 from herdbook.settings import UserError
-
-_CODE = (
-    ".py .pyi .pyx .c .h .cc .cpp .hpp .cu .java .js .mjs .ts .tsx .go .rs .rb .php .pl .pm .sh .bash .lua .r .jl "
-    ".scala .kt .swift .cs .m .hs .ml .ex .erl .clj .lisp .el .scm .f90 .f .sql .css .scss .cmake .mk .proto .tex"
-)
-CODE_SUFFIXES = frozenset(_CODE.split())
-TEXT_SUFFIXES = CODE_SUFFIXES | {".txt", ".md", ".rst", ".text", ".org", ".adoc"}
-HTML_SUFFIXES = frozenset({".html", ".htm", ".xhtml"})
-WARC_SUFFIXES = (".warc", ".warc.gz", ".warc.zst", ".wet", ".wet.gz", ".arc", ".arc.gz")
-JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".json.gz")
-PARQUET_SUFFIXES = (".parquet",)
-
 
 UNTYPED = frozenset(
     ("", "application/octet-stream", "text/plain", "application/xml", "text/xml", "unknown/unknown", "no-type")
@@ -57,6 +48,11 @@ class Shard:
         sliced = self.format == "warc" and self.end > self.start
         return self.end - self.start if sliced else sum(size for size, _ in self.stamp)
 
+    @property
+    def remote(self) -> bool:
+        """Whether it lies at an address."""
+        return "://" in self.root
+
     def as_json(self) -> dict[str, Any]:
         """The shard as it stands in the plan file."""
         return json.loads(json.dumps(asdict(self)))
@@ -74,6 +70,8 @@ class RawPage:
     """`html`, `text` or `code`."""
     content: bytes | str
     charset: str | None = None
+    licence: str | None = None
+    """`permissive`, `copyleft` or `unknown`; None where nothing is asked about it."""
 
 
 @dataclass
@@ -88,14 +86,14 @@ def plan(sources: list[SourceSettings], settings: MeasureSettings) -> list[Shard
     shards: list[Shard] = []
     names: dict[str, int] = {}
     for source in sources:
-        name = source.name or source.path.name
+        name = source.name or source.place.rstrip("/").rpartition("/")[2]
         names[name] = names.get(name, 0) + 1
         if names[name] > 1:
             name = f"{name}-{names[name]}"
-        found = _plan_source(source, name, settings)
+        found = _plan_remote(source, name) if source.url else _plan_source(source, name, settings)
         if not found:
             raise UserError(
-                f"{source.path}: nothing here that the format {source.format!r} reads"
+                f"{source.place}: nothing here that the format {source.format!r} reads"
                 + (f" and the glob {source.glob!r} matches" if source.glob else "")
                 + "; give another path, `format` or `glob`"
             )
@@ -107,6 +105,7 @@ def plan(sources: list[SourceSettings], settings: MeasureSettings) -> list[Shard
 
 def _plan_source(source: SourceSettings, name: str, settings: MeasureSettings) -> list[Shard]:
     path = source.path
+    assert path is not None
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder; mend the `path` of the source {name!r}")
     root = path if path.is_dir() else path.parent
@@ -119,10 +118,10 @@ def _plan_source(source: SourceSettings, name: str, settings: MeasureSettings) -
     small: list[tuple[Path, int, int]] = []
     for file in files:
         kind = source.format if source.format != "auto" else guess_format(file, only=path.is_file())
-        if kind is None or (source.format != "auto" and path.is_dir() and not source.glob and not _suits(file, kind)):
+        if kind is None or (source.format != "auto" and path.is_dir() and not source.glob and not suits(file, kind)):
             continue
         stat = file.stat()
-        if kind == "text":
+        if kind in ("text", "code"):
             small.append((file, stat.st_size, stat.st_mtime_ns))
             continue
         kind = "warc" if kind in ("wet", "arc") else kind
@@ -135,41 +134,33 @@ def _plan_source(source: SourceSettings, name: str, settings: MeasureSettings) -
         if sum(size for _, size, _ in batch) >= step or index == len(small) - 1:
             stamps = tuple((size, changed) for _, size, changed in batch)
             paths = tuple(str(file) for file, _, _ in batch)
-            shards.append(Shard(name, "text", str(root), paths, 0, 0, source.text_field, stamps))
+            kind = "code" if source.format == "code" else "text"
+            shards.append(Shard(name, kind, str(root), paths, 0, 0, source.text_field, stamps))
             batch = []
+    return shards
+
+
+def _plan_remote(source: SourceSettings, name: str) -> list[Shard]:
+    """A shard per file at an address, whose files are fetched whole."""
+    assert source.url is not None
+    files = list_files(source.url, source.glob)
+    shards = []
+    for file in files:
+        kind = source.format if source.format != "auto" else format_of_name(file.name)
+        if kind is None:
+            kind = format_of_head(first_bytes(file.url), only=len(files) == 1)
+        if kind is None or (source.format != "auto" and len(files) > 1 and not suits(Path(file.name), kind)):
+            continue
+        kind = "warc" if kind in ("wet", "arc") else kind
+        root = file.url.removesuffix(file.name)
+        stamp = ((file.size, file.changed),)
+        end = -1 if kind == "parquet" else file.size
+        shards.append(Shard(name, kind, root, (file.url,), 0, end, source.text_field, stamp))
     return shards
 
 
 def _hidden(path: Path, root: Path) -> bool:
     return any(map(left_out, path.relative_to(root).parts))
-
-
-def guess_format(path: Path, only: bool) -> str | None:
-    """The format a file's name tells, else its first bytes; a single named file (`only`) is never passed over."""
-    name = path.name.lower()
-    for suffixes, kind in ((WARC_SUFFIXES, "warc"), (JSONL_SUFFIXES, "jsonl"), (PARQUET_SUFFIXES, "parquet")):
-        if name.endswith(suffixes):
-            return kind
-    if path.suffix.lower() in TEXT_SUFFIXES | HTML_SUFFIXES:
-        return "text"
-    with open(path, "rb") as file:
-        head = file.read(16)
-    if head.startswith((b"WARC/", b"filedesc:")):
-        return "warc"
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if not only:
-        return None
-    return "warc" if head.startswith((GZIP_MAGIC, ZSTD_MAGIC)) else "text"
-
-
-def _suits(path: Path, kind: str) -> bool:
-    """Whether a file met in a folder is for the asked format."""
-    name = path.name.lower()
-    if kind == "text":
-        return path.suffix.lower() in TEXT_SUFFIXES | HTML_SUFFIXES
-    suffixes = {"jsonl": JSONL_SUFFIXES, "parquet": PARQUET_SUFFIXES}.get(kind, WARC_SUFFIXES)
-    return name.endswith(suffixes)
 
 
 def _slices(path: Path, kind: str, size: int, step: int) -> list[tuple[int, int]]:
@@ -190,15 +181,32 @@ def _slices(path: Path, kind: str, size: int, step: int) -> list[tuple[int, int]
 
 
 def read_shard(shard: Shard, settings: MeasureSettings) -> Iterator[RawPage | Loss | Skipped]:
-    """All pages of a shard, and all that is lost or passed over."""
+    """All pages of a shard, and all that is lost or passed over; a file that is gone by now is lost too."""
+    try:
+        if not shard.remote:
+            yield from _read_local(shard, settings)
+            return
+        names = [url.removeprefix(shard.root) for url in shard.files]
+        with fetched(shard.files, names) as folder:
+            local = replace(shard, root=str(folder), files=tuple(str(folder / name) for name in names))
+            yield from _read_local(local, settings)
+    except OSError as error:
+        name = shard.files[0].removeprefix(shard.root).lstrip("/")
+        yield Loss(name, shard.start, f"unreadable file ({error.strerror or error})")
+
+
+def _read_local(shard: Shard, settings: MeasureSettings) -> Iterator[RawPage | Loss | Skipped]:
+    limit = int(settings.max_text_mb * 1e6)
     if shard.format == "warc":
         yield from _read_warc(shard, int(settings.max_page_mb * 1e6))
-    elif shard.format == "text":
+    elif shard.format in ("text", "code"):
         for file in shard.files:
             yield _read_text(shard, Path(file), settings)
     else:
-        rows = _parquet_rows(shard) if shard.format == "parquet" else _json_rows(shard)
-        limit = int(settings.max_text_mb * 1e6)
+        if shard.format == "jsonl":
+            rows = _json_rows(shard, limit)
+        else:
+            rows = _parquet_rows(shard) if shard.format == "parquet" else _arrow_rows(shard)
         for index, row in rows:
             yield row if isinstance(row, Loss) else _row_page(shard, index, row, limit)
 
@@ -263,29 +271,63 @@ def _read_text(shard: Shard, path: Path, settings: MeasureSettings) -> RawPage |
         return Skipped("binary file")
     suffix = path.suffix.lower()
     kind = "html" if suffix in HTML_SUFFIXES else "code" if suffix in CODE_SUFFIXES else "text"
-    return RawPage(f"{shard.source}/{name}", "", name, kind, content)  # two folders may each have a README
+    licence = file_licence(content, path.parent, Path(shard.root)) if shard.format == "code" else None
+    # Two folders may each have a README.
+    return RawPage(f"{shard.source}/{name}", "", name, kind, content, licence=licence)
 
 
 def _parquet_rows(shard: Shard) -> Iterator[tuple[int, dict[str, Any] | Loss]]:
     import pyarrow.parquet as pq
 
     name = _name(shard)
+    index, group = 0, shard.start
     try:
-        table = pq.ParquetFile(shard.files[0]).read_row_group(shard.start)
-        rows = table.to_pylist()
+        file = pq.ParquetFile(shard.files[0])
+        for group in range(shard.start, file.metadata.num_row_groups if shard.end < 0 else shard.end):
+            for row in file.read_row_group(group).to_pylist():
+                yield index, row
+                index += 1
+    except FileNotFoundError:
+        raise
     except Exception as error:  # pyarrow raises many types for damaged files
-        yield 0, Loss(name, shard.start, f"unreadable Parquet row group ({str(error).splitlines()[0]})")
-        return
-    yield from enumerate(rows)
+        yield index, Loss(name, group, f"unreadable Parquet row group ({str(error).splitlines()[0]})")
 
 
-def _json_rows(shard: Shard) -> Iterator[tuple[int, dict[str, Any] | Loss]]:
+def _arrow_rows(shard: Shard) -> Iterator[tuple[int, dict[str, Any] | Loss]]:
+    """Rows of an Arrow file, as Hugging Face's `save_to_disk` writes them (a stream) or with an index at its end."""
+    import pyarrow as pa
+
+    index = 0
+    try:
+        with open(shard.files[0], "rb") as file:
+            if file.read(6) == b"ARROW1":
+                reader = pa.ipc.open_file(file)
+                batches = (reader.get_batch(n) for n in range(reader.num_record_batches))
+            else:
+                file.seek(0)
+                batches = iter(pa.ipc.open_stream(file))
+            for batch in batches:
+                for row in batch.to_pylist():
+                    yield index, row
+                    index += 1
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # pyarrow raises many types for damaged files
+        yield (
+            index,
+            Loss(_name(shard), index, f"unreadable Arrow batch after row {index} ({str(error).splitlines()[0]})"),
+        )
+
+
+def _json_rows(shard: Shard, limit: int) -> Iterator[tuple[int, dict[str, Any] | Loss]]:
     path, name = Path(shard.files[0]), _name(shard)
     number = 0
     try:
         with open(path, "rb") as file:
-            for number, line in enumerate(lines(file)):
-                if line.strip():
+            for number, line in enumerate(lines(file, 2 * limit)):  # JSON may write two characters for one
+                if line is None:
+                    yield number, Loss(name, number, f"line {number + 1} is longer than max_text_mb allows")
+                elif line.strip():
                     yield number, _json_row(name, number, line)
         if not path.stat().st_size:
             yield 0, Loss(name, 0, "the file is empty")

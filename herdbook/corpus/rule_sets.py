@@ -39,7 +39,12 @@ FINEWEB = (
     Rule(name="fineweb_repeated_characters", column="heuristic_repeated_line_characters", above=0.1),
     Rule(name="fineweb_list", column="heuristic_lines_per_word", above=0.3),
 )
-RULE_SETS = {"gopher_quality": QUALITY, "gopher_repetition": REPETITION, "c4": C4, "fineweb": FINEWEB}
+CODE = (
+    Rule(name="generated_code", column="code_generated", above=0),
+    Rule(name="vendored_code", column="code_vendored", above=0),
+    Rule(name="unlicensed_code", column="code_permissive", below=1),
+)
+RULE_SETS = {"code": CODE, "gopher_quality": QUALITY, "gopher_repetition": REPETITION, "c4": C4, "fineweb": FINEWEB}
 LATE = ("divergence_", "language_evidence", "duplicate_near", "lines_")
 """Beginnings of columns that depend on which other documents are kept; the sets' rules come before them."""
 

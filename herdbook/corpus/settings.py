@@ -11,16 +11,19 @@ from pydantic import Field, model_validator
 
 from herdbook.corpus.rule_sets import with_sets
 from herdbook.corpus.rules import DEFAULT_RULES, Rule, check_rules
-from herdbook.settings import InputPath, Settings
+from herdbook.settings import InputPath, Settings, UserError
 
-SourceFormat = Literal["auto", "warc", "wet", "arc", "parquet", "jsonl", "text"]
+SourceFormat = Literal["auto", "warc", "wet", "arc", "parquet", "arrow", "jsonl", "text", "code"]
 
 
 class SourceSettings(Settings):
     """One place to read pages or documents from."""
 
-    path: InputPath
+    path: InputPath | None = None
     """File or folder to read."""
+
+    url: str | None = None
+    """Instead of a path: an address that fsspec knows, of a file or folder, for example `s3://bucket/crawl/`."""
 
     format: SourceFormat = "auto"
     """What the files are; `auto` goes by their names, and by their first bytes where a name says nothing."""
@@ -32,7 +35,20 @@ class SourceSettings(Settings):
     """Which files of a folder to read, for example `**/*.py`; by default all that the format can read."""
 
     text_field: str = "text"
-    """Column or key that holds the text of Parquet and JSONL rows."""
+    """Column or key that holds the text of Parquet, Arrow and JSONL rows."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.url is None):
+            raise UserError("a source needs exactly one of `path` and `url`")
+        if self.url is not None and "://" not in self.url:
+            raise UserError(f"url {self.url!r}: an address begins like s3://; write a file or folder as `path`")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Where it is, as it was written."""
+        return self.url or str(self.path)
 
 
 class MeasureSettings(Settings):
@@ -116,7 +132,7 @@ class CurateSettings(Settings):
     rules: tuple[Rule, ...] = DEFAULT_RULES
     """The rules in order; a document is dropped by the first that holds."""
 
-    rule_sets: tuple[Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"], ...] = ()
+    rule_sets: tuple[Literal["gopher_quality", "gopher_repetition", "c4", "fineweb", "code"], ...] = ()
     """Heuristics by name, as rules added to `rules` before those that depend on other documents."""
 
     domains: DomainSettings = DomainSettings()

@@ -38,7 +38,8 @@ def _decompressed(file: BinaryIO, gzip: bool) -> Iterator[bytes]:
         return zlib.decompressobj(31) if gzip else zstandard.ZstdDecompressor().decompressobj()
 
     decoder, begun, rest = fresh(), False, b""
-    while piece := rest or file.read(1 << 16):
+    # zstd may unpack a piece to thirty thousand times its size.
+    while piece := rest or file.read(1 << 16 if gzip else 1 << 12):
         rest = b""
         try:
             output = decoder.decompress(piece)  # type: ignore[attr-defined]
@@ -53,11 +54,18 @@ def _decompressed(file: BinaryIO, gzip: bool) -> Iterator[bytes]:
         raise DamagedStream("compressed bytes are cut off")
 
 
-def lines(file: BinaryIO) -> Iterator[bytes]:
-    """The file's lines without their ends; raises DamagedStream like `chunks`."""
-    left = b""
+def lines(file: BinaryIO, limit: int) -> Iterator[bytes | None]:
+    """The file's lines without their ends, None for one longer than `limit`, which is never held whole.
+
+    Raises DamagedStream like `chunks`.
+    """
+    left, over = b"", False
     for piece in chunks(file):
         *whole, left = (left + piece).split(b"\n")
-        yield from whole
-    if left:
-        yield left
+        for line in whole:
+            yield None if over or len(line) > limit else line
+            over = False
+        if len(left) > limit:
+            left, over = b"", True
+    if left or over:
+        yield None if over else left
