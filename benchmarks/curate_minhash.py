@@ -1,8 +1,8 @@
 """MinHash beside datatrove: signatures per core-second from text, error of the estimate, near duplicates found.
 
 Both take signatures of 112 permutations over runs of five words of the same real texts, in processes of their own, taking
-turns. The error is held against exact similarity on pairs of a text and an edited copy; the near duplicates, at a Jaccard
-similarity of .8 or more, against all pairs of the texts and their copies, counted exactly.
+turns. The error is held against exact similarity on pairs of a text and an edited copy; the near duplicates, at a
+Jaccard similarity of .8 or more, against all pairs of the texts and their copies, counted exactly.
 
     HERDBOOK_PEERS=PYTHON python benchmarks/curate_minhash.py [--texts 600] [--repeats 3]
 """
@@ -138,7 +138,7 @@ def found_pairs(flat: list[np.ndarray], signatures: np.ndarray, counted: bool) -
 
 
 def quality(texts: list[str]) -> dict[str, Any]:
-    """Error of the estimate; recall and precision of near duplicates by estimates alone and with doubtful ones counted."""
+    """Error of the estimate; recall and precision of near duplicates by estimates, and with doubtful ones counted."""
     from herdbook.corpus.minhash import signature
 
     sets = families(texts)
