@@ -1,8 +1,8 @@
 """Extraction beside trafilatura: F1 of shingles of four words on news pages marked by hand, and pages per core-second.
 
 Each contender extracts every page in a process of its own, and they take turns. F1 is of mean precision and mean
-recall, as the pages' own evaluation has it; the headline, which the marked text leaves out, counts against us. `body` leaves
-out the line that ours itself calls the page's heading.
+recall, as the pages' own evaluation has it; the headline, which the marked text leaves out, counts against us. `body`
+leaves out the line that ours itself calls the page's heading.
 
     HERDBOOK_PEERS=PYTHON python benchmarks/curate_extract.py [--repeats 3]
 """
