@@ -1,6 +1,6 @@
 """MinHash beside datatrove: signatures per core-second from text, error of the estimate, near duplicates found.
 
-Both take signatures of 112 permutations over runs of five words of the same real texts, each in a process of its own, in
+Both take signatures of 112 permutations over runs of five words of the same real texts, each in its own process, in
 turns. The error is held against exact similarity on pairs of a text and an edited copy; the near duplicates, at a
 Jaccard similarity of .8 or more, against all pairs of the texts and their copies, counted exactly.
 
