@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import threading
 import time
@@ -25,6 +24,7 @@ from herdbook import console
 from herdbook.corpus.engine import Engine, Native
 from herdbook.corpus.funnel import funnel_rows, funnel_table, metrics
 from herdbook.corpus.read import RawPage, Shard, Skipped, plan, read_shard
+from herdbook.corpus.reuse import prepare
 from herdbook.corpus.settings import CurateSettings, MeasureSettings, SourceSettings
 from herdbook.corpus.warc import Loss
 from herdbook.files import read_json, write_json, write_text
@@ -57,7 +57,7 @@ def curate(settings: CurateSettings, pages: list[Path], out: Path, quality: Sequ
     sources = [SourceSettings(path=folder, format="warc", name="pages") for folder in pages] + list(settings.sources)
     shards = plan(sources, settings.measure)
     folder = out / "measured"
-    _prepare(folder, shards, settings.measure)
+    prepare(out, shards, settings.measure)
     _measure_all(folder, shards, settings)
     measured = time.monotonic() - started
     figures = decide_again(settings, out)
@@ -122,20 +122,6 @@ def _engine(settings: CurateSettings, folder: Path) -> Engine:
 def free_cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _prepare(folder: Path, shards: list[Shard], settings: MeasureSettings) -> None:
-    """Keep what `folder` holds if it was measured from the same input in the same way, else begin anew."""
-    from herdbook.corpus.measure import VERSION
-
-    wanted = {"version": VERSION, "measure": settings.model_dump(mode="json"), "shards": [s.as_json() for s in shards]}
-    plan_file = folder / "plan.json"
-    if not plan_file.is_file() or read_json(plan_file) != wanted:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_json(plan_file, wanted)
-    for left in folder.glob(".*"):
-        left.unlink()
 
 
 def _measure_all(folder: Path, shards: list[Shard], curation: CurateSettings) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from herdbook.corpus import dedup, domains
+from herdbook.corpus import dedup, domains, semantic
 from herdbook.corpus.columns import PROVIDERS, Columns, Provider, View
 from herdbook.corpus.engine import Engine
 from herdbook.corpus.measured import Measured
@@ -24,9 +24,10 @@ from herdbook.corpus.rules import Rule, active_rules, first_rule, known_column
 from herdbook.corpus.settings import CurateSettings
 from herdbook.settings import UserError
 
+assert semantic  # imported so that its provider is registered
 VERSION = 1
 """Raised when a provider changes what it gives, so that what an older one found is not taken again."""
-ELSEWHERE = frozenset(("sources", "measure", "rules", "thresholds", "off", "workers", "engine", "rule_sets", "redact"))
+ELSEWHERE = frozenset(("sources", "measure", "rules", "thresholds", "off", "on", "workers", "engine", "rule_sets", "redact"))
 """Settings no provider's columns depend on, but by the measured shards, the kept documents and the threshold."""
 
 
@@ -51,7 +52,7 @@ class Deciding:
 
     def __init__(self, measured: Measured, settings: CurateSettings, engine: Engine, folder: Path) -> None:
         self.measured, self.settings, self.engine, self.folder = measured, settings, engine, folder
-        self.rules = active_rules(settings.all_rules, settings.thresholds, settings.off)
+        self.rules = active_rules(settings.all_rules, settings.thresholds, settings.off, settings.on)
         self.numeric = measured.numeric()
         for rule in self.rules:
             known_column(rule, {*self.numeric, *PROVIDERS})

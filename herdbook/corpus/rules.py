@@ -34,6 +34,9 @@ class Rule(Settings):
     below: float | None = None
     """Drop when the measurement is less than this."""
 
+    optional: bool = False
+    """Applied only when its name stands in `on`."""
+
     @model_validator(mode="after")
     def _one_threshold(self) -> Self:
         if (self.above is None) == (self.below is None):
@@ -68,18 +71,23 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     Rule(name="token_divergence", column="divergence_excess", above=4.5),
     Rule(name="language_unknown", column="language_evidence", below=0.15),
     Rule(name="near_duplicate", column="duplicate_near_similarity", above=0.6),
+    Rule(name="semantic_duplicate", column="duplicate_semantic_similarity", above=0.95, optional=True),
     Rule(name=LINE_RULE, column="lines_words_left", below=20),
 )
 
 
-def check_rules(rules: Iterable[Rule], thresholds: Mapping[str, float], off: Iterable[str]) -> None:
-    """Raise UserError for a threshold of a column no rule reads, or an unknown rule switched off."""
+def check_rules(
+    rules: Iterable[Rule], thresholds: Mapping[str, float], off: Iterable[str], on: Iterable[str] = ()
+) -> None:
+    """Raise UserError for a threshold of a column no rule reads, or an unknown rule switched off or on."""
     rules = list(rules)
     columns, names = {rule.column for rule in rules}, {rule.name for rule in rules}
     for key in thresholds:
         _check_name("thresholds: no rule reads the column", key, columns)
     for key in off:
         _check_name("off: no rule is named", key, names | columns)
+    for key in on:
+        _check_name("on: no rule is named", key, names | columns)
 
 
 def _check_name(what: str, key: str, known: set[str]) -> None:
@@ -89,12 +97,14 @@ def _check_name(what: str, key: str, known: set[str]) -> None:
         raise UserError(f"{what} {key!r}; {hint}")
 
 
-def active_rules(rules: Iterable[Rule], thresholds: Mapping[str, float], off: Iterable[str]) -> list[Rule]:
-    """The rules in order, with the changed thresholds in place and without those switched off."""
-    off = set(off)
+def active_rules(
+    rules: Iterable[Rule], thresholds: Mapping[str, float], off: Iterable[str], on: Iterable[str] = ()
+) -> list[Rule]:
+    """The rules in order, with the changed thresholds in place, without those switched off or not switched on."""
+    off, on = set(off), set(on)
     chosen = []
     for rule in rules:
-        if rule.name in off or rule.column in off:
+        if {rule.name, rule.column} & off or (rule.optional and not {rule.name, rule.column} & on):
             continue
         if rule.column in thresholds:
             side = "above" if rule.above is not None else "below"

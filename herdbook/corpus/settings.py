@@ -76,6 +76,19 @@ class MeasureSettings(Settings):
     """Folders of classifiers whose scores are measured too; `quality` stages that feed the stage come on top."""
 
 
+class SemanticSettings(Settings):
+    """How documents that say the same in other words are found, where the rule `semantic_duplicate` is on."""
+
+    encoder: InputPath | None = None
+    """Folder of a Hugging Face encoder; by default words weighted by rarity and projected at random."""
+
+    dimensions: int = Field(default=256, ge=8)
+    """Width of the projected vectors; wider ones tell more apart."""
+
+    cluster_documents: int = Field(default=1000, ge=2)
+    """About how many documents a cluster has; only documents of one cluster are compared."""
+
+
 class DuplicateSettings(Settings):
     """When two documents count as the same, and when a line counts as boilerplate."""
 
@@ -90,6 +103,9 @@ class DuplicateSettings(Settings):
 
     line_bucket: int = Field(default=30_000_000, ge=1)
     """Documents per bucket in which lines are counted; a bucket never mixes languages."""
+
+    semantic: SemanticSettings = SemanticSettings()
+    """Documents that say the same in other words."""
 
 
 class DomainSettings(Settings):
@@ -147,6 +163,9 @@ class CurateSettings(Settings):
     off: tuple[str, ...] = ()
     """Names of rules (or of columns they read) to switch off, for example `[near_duplicate, line_repeated]`."""
 
+    on: tuple[str, ...] = ()
+    """Names of optional rules to switch on: `semantic_duplicate`."""
+
     engine: Literal["auto", "native", "ray"] = "auto"
     """This machine, or a Ray cluster; `auto` goes by `herdbook run --engine`, else by whether RAY_ADDRESS is set."""
 
@@ -155,7 +174,7 @@ class CurateSettings(Settings):
 
     @model_validator(mode="after")
     def _known_names(self) -> Self:
-        check_rules(self.all_rules, self.thresholds, self.off)
+        check_rules(self.all_rules, self.thresholds, self.off, self.on)
         return self
 
     @property
