@@ -46,7 +46,7 @@ def curate(settings: CurateSettings, pages: list[Path], out: Path, quality: Sequ
     Classifiers in the folders `quality` are applied where a page is measured. Returns the figures of the funnel.
     Raises UserError when there is nothing to read.
     """
-    started = time.monotonic()
+    started, out = time.monotonic(), out.absolute()
     if quality:
         measure = settings.measure.model_copy(update={"quality": (*settings.measure.quality, *quality)})
         settings = settings.model_copy(update={"measure": measure})
@@ -55,7 +55,7 @@ def curate(settings: CurateSettings, pages: list[Path], out: Path, quality: Sequ
 
         check_heads(list(settings.measure.quality))  # told before anything is measured
     sources = [SourceSettings(path=folder, format="warc", name="pages") for folder in pages] + list(settings.sources)
-    shards = plan(sources, settings.measure)
+    shards = plan([_whole(source) for source in sources], settings.measure)
     folder = out / "measured"
     prepare(out, shards, settings.measure)
     _measure_all(folder, shards, settings)
@@ -65,12 +65,18 @@ def curate(settings: CurateSettings, pages: list[Path], out: Path, quality: Sequ
     return figures
 
 
+def _whole(source: SourceSettings) -> SourceSettings:
+    """The source with its whole path, as workers on other nodes stand in other folders."""
+    return source if ":/" in str(source.path) else source.model_copy(update={"path": source.path.absolute()})
+
+
 def decide_again(settings: CurateSettings, out: Path) -> dict[str, Any]:
     """Apply the rules to what `out` holds measured, and write documents, measurements, funnel and quarantine anew."""
     from herdbook.corpus.decide import Deciding
     from herdbook.corpus.measured import Measured
     from herdbook.corpus.publish import write_documents
 
+    out = out.absolute()
     measured = Measured((out / "measured").glob("*.parquet"))
     if not measured.shards:
         raise UserError(f"{out}: nothing measured here to decide about; curate first")
@@ -160,7 +166,7 @@ def _measure_on_ray(
         tracker.note(pages=pages)
         tracker.advance(shard.size / 1e6)
 
-    cluster.spread(measure_shard, ((s, settings, _target(folder.absolute(), n)) for n, s in missing), done)
+    cluster.spread(measure_shard, ((s, settings, _target(folder, n)) for n, s in missing), done)
 
 
 def _measure_parallel(

@@ -24,10 +24,10 @@ from herdbook.corpus.rules import Rule, active_rules, first_rule, known_column
 from herdbook.corpus.settings import CurateSettings
 from herdbook.settings import UserError
 
-assert semantic  # imported so that its provider is registered
 VERSION = 1
 """Raised when a provider changes what it gives, so that what an older one found is not taken again."""
-ELSEWHERE = frozenset(("sources", "measure", "rules", "thresholds", "off", "on", "workers", "engine", "rule_sets", "redact"))
+_ELSEWHERE = "sources measure rules thresholds off on workers engine rule_sets redact"
+ELSEWHERE = frozenset(_ELSEWHERE.split())
 """Settings no provider's columns depend on, but by the measured shards, the kept documents and the threshold."""
 
 
@@ -44,7 +44,7 @@ class Decision:
     """Kinds of personal data that are replaced in the documents written."""
 
 
-assert domains  # imported for the columns it provides
+assert domains and semantic  # imported for the columns they provide
 
 
 class Deciding:

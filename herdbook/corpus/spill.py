@@ -16,8 +16,8 @@ import numpy as np
 
 ROWS = 1 << 20
 """Rows a file should hold: tens of MB while it is sorted."""
-MOST_FILES = 512
-"""Open files at a time; beyond it files grow instead."""
+MOST_FILES = 256
+"""Open files of one group-by, of which two are open at once: systems allow a process 1,024. Beyond it files grow."""
 
 
 class Spill:

@@ -41,6 +41,8 @@ for _ in range(2):
     nodes.add_node(**room)
 os.environ["RAY_ADDRESS"] = nodes.address
 engine.connect()
+os.chdir(pages.parent)  # workers stay where they were: relative paths must reach them whole
+pages, out = Path(pages.name), Path(os.path.relpath(out))
 killed = []
 
 def kill() -> None:
