@@ -47,8 +47,9 @@ def curate(settings: CurateSettings, pages: list[Path], out: Path, quality: Sequ
     Raises UserError when there is nothing to read.
     """
     started, out = time.monotonic(), out.absolute()
-    if quality:
-        measure = settings.measure.model_copy(update={"quality": (*settings.measure.quality, *quality)})
+    if classifiers := (*settings.measure.quality, *quality):
+        whole = tuple(path.absolute() for path in classifiers)
+        measure = settings.measure.model_copy(update={"quality": whole})
         settings = settings.model_copy(update={"measure": measure})
     if settings.measure.quality:
         from herdbook.corpus.quality.score import check_heads

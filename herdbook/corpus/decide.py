@@ -20,6 +20,7 @@ from herdbook.corpus import dedup, domains, semantic
 from herdbook.corpus.columns import PROVIDERS, Columns, Provider, View
 from herdbook.corpus.engine import Engine
 from herdbook.corpus.measured import Measured
+from herdbook.corpus.reuse import stamps
 from herdbook.corpus.rules import Rule, active_rules, first_rule, known_column
 from herdbook.corpus.settings import CurateSettings
 from herdbook.settings import UserError
@@ -128,6 +129,7 @@ class Deciding:
         state = (
             f"{VERSION} {provider.__module__}.{provider.__qualname__} {rule.threshold} {self.measured.identity} "
             + self.settings.model_dump_json(exclude=set(ELSEWHERE))
+            + repr(stamps(self.settings.duplicates) + stamps(self.settings.domains))
         )
         return f"{provider.__name__}-{hashlib.sha256(state.encode() + np.packbits(alive).tobytes()).hexdigest()[:16]}"
 

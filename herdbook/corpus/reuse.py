@@ -17,6 +17,7 @@ from herdbook import console
 from herdbook.corpus.read import Shard
 from herdbook.corpus.settings import MeasureSettings
 from herdbook.files import read_json, write_json
+from herdbook.settings import Settings
 
 PLAN = "plan.json"
 TAKEN = (".decided", "documents", "measurements", "measured")
@@ -28,6 +29,7 @@ def prepare(out: Path, shards: list[Shard], settings: MeasureSettings) -> None:
     from herdbook.corpus.measure import VERSION
 
     wanted = {"version": VERSION, "measure": settings.model_dump(mode="json"), "shards": [s.as_json() for s in shards]}
+    wanted["files"] = stamps(settings)
     folder = out / "measured"
     if not _is_plan(folder / PLAN, wanted):
         shutil.rmtree(folder, ignore_errors=True)
@@ -39,6 +41,24 @@ def prepare(out: Path, shards: list[Shard], settings: MeasureSettings) -> None:
         write_json(folder / PLAN, wanted)
     for left in folder.glob(".*"):
         left.unlink()
+
+
+def stamps(settings: Settings) -> list[list[Any]]:
+    """Size and change time of every file that the paths among the settings name, so that other contents are seen."""
+    found: list[list[Any]] = []
+    left: list[Any] = [settings.model_dump()]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, (list, tuple)):
+            left += value
+        elif isinstance(value, Path):
+            for file in sorted(value.rglob("*")) if value.is_dir() else [value]:
+                if file.is_file():
+                    state = file.stat()
+                    found.append([str(file), state.st_size, state.st_mtime_ns])
+    return sorted(found)
 
 
 def _is_plan(path: Path, wanted: dict[str, Any]) -> bool:

@@ -138,3 +138,12 @@ def test_measured_shards_are_read_as_one_table(tmp_path: Path) -> None:
     moments = measured.moments()
     order = sorted(range(50), key=lambda i: whole[i]["date"])
     assert (np.diff(moments[order]) >= 0).all() and len(set(moments)) == len({row["date"] for row in whole})
+
+
+def test_a_changed_list_of_domains_is_read_again(tmp_path: Path) -> None:
+    crawl(tmp_path / "measured", 6, 40, 2)
+    (tmp_path / "blocked.txt").write_text("b.example\n")
+    settings = CurateSettings.model_validate({"workers": 1, "domains": {"blocked": [str(tmp_path / "blocked.txt")]}})
+    assert decide_again(settings, tmp_path)["dropped"]["blocked_domain"] == 0
+    (tmp_path / "blocked.txt").write_text("b.example\na.example\n")
+    assert decide_again(settings, tmp_path)["dropped"]["blocked_domain"] > 10
