@@ -68,7 +68,7 @@ def curate(settings: CurateSettings, pages: list[Path], out: Path, quality: Sequ
 
 def _whole(source: SourceSettings) -> SourceSettings:
     """The source with its whole path, as workers on other nodes stand in other folders."""
-    return source if ":/" in str(source.path) else source.model_copy(update={"path": source.path.absolute()})
+    return source.model_copy(update={"path": source.path.absolute()}) if source.path else source
 
 
 def decide_again(settings: CurateSettings, out: Path) -> dict[str, Any]:
