@@ -12,8 +12,8 @@ from importlib import resources
 BULLETS = ("- ", "* ", "• ", "‣ ", "◦ ", "▪ ", "– ", "· ", "●", "○", "■", "□")
 ENDS = tuple(".!?…\"'”’»)。！？」』）।؟۔")
 """What a line of prose ends with, in any script."""
-SENTENCE = re.compile(r"[^\W_][^.!?。！？।؟۔]*[.!?。！？।؟۔]+(?=[\s\"'”’»)」』）]|$|[^\x00-\x7f])")
-UNLETTERED = re.compile(r"(?<!\S)(?:[^\w\s]|[\d_])+(?!\S)")
+SENTENCE_END = re.compile(r"[.!?؟۔](?<=\w.)[.!?]*(?=[\s\"'”’)\]»]|$)|[。！？।](?<=\w.)")
+LETTER = re.compile(r"[^\W\d_]")
 SHORT_LINE = 30
 """Characters up to which FineWeb calls a line short."""
 COLUMNS = (
@@ -57,12 +57,14 @@ def heuristics(
     lengths = list(map(len, lines))
     first = dict(zip(lines, lengths))
     stops = stop_words().get(language)
+    others = [word for word in split if not word.isalpha()]
+    lettered = len(split) - len(others) + sum(LETTER.search(word) is not None for word in others)
     ellipses = prose.count("…") + prose.count("...")
     return {
         "heuristic_word_length": sum(map(len, split)) / len(split) if spaced else None,
         "heuristic_longest_word": float(max(map(len, split))),
         "heuristic_symbols": max(prose.count("#"), ellipses) / len(words),
-        "heuristic_lettered_words": 1.0 - len(UNLETTERED.findall(prose)) / len(split) if spaced else None,
+        "heuristic_lettered_words": lettered / len(split) if spaced else None,
         "heuristic_stop_words": float(len(stops.intersection(words))) if stops and spaced else None,
         "heuristic_bullet_lines": sum(line.startswith(BULLETS) for line in lines) / count,
         "heuristic_ellipsis_lines": sum(line.endswith(("…", "...")) for line in lines) / count,
@@ -70,7 +72,7 @@ def heuristics(
         "heuristic_short_lines": sum(length <= SHORT_LINE for length in lengths) / count,
         "heuristic_lines_per_word": (count - 1) / len(words),
         "heuristic_repeated_line_characters": 1.0 - sum(first.values()) / sum(lengths),
-        "heuristic_sentences": float(len(SENTENCE.findall(prose))),
+        "heuristic_sentences": float(len(SENTENCE_END.findall(prose))),
         "heuristic_curly_brackets": float(prose.count("{")),
         "heuristic_lorem_ipsum": float("lorem ipsum" in prose.lower()),
     }

@@ -12,7 +12,15 @@ import pyarrow.parquet as pq
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from herdbook.corpus.divergence import CLEAR, DOUBT, LEAST_DOCUMENTS, LEAST_TOKENS, standard_excess
+from herdbook.corpus.divergence import (
+    CLEAR,
+    COMMON_SHARE,
+    COMMON_WORDS,
+    DOUBT,
+    LEAST_DOCUMENTS,
+    LEAST_TOKENS,
+    standard_excess,
+)
 from herdbook.corpus.measure import BUCKETS
 from herdbook.corpus.minhash import band_keys
 from herdbook.corpus.rules import active_rules
@@ -135,7 +143,11 @@ class Brute:
                 bits[index] = float((share * np.log2(share / rest[own > 0])).sum())
                 cross[index] = float(-(share * np.log2(rest[own > 0])).sum())
             found = standard_excess(np.array([cross[i] for i in judged]), np.array([own.sum() for own in counts]))
-            excess |= zip(judged, (found * len(judged) / (len(judged) + DOUBT)).tolist())
+            common = np.argsort(-totals, kind="stable")[:COMMON_WORDS]
+            shares = [own[common].sum() / own.sum() for own in counts]
+            for index, value, share in zip(judged, found * len(judged) / (len(judged) + DOUBT), shares):
+                sound = share >= COMMON_SHARE * np.median(shares)
+                excess[index] = min(float(value), 0.0) if sound else float(value)
         return bits, excess
 
     def lines(self, alive: list[int]) -> dict[int, float]:
