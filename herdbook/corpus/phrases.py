@@ -11,7 +11,7 @@ import re
 LONGEST = 70
 """Characters of the longest line that is held against these phrases."""
 
-_THINGS = "(?:stories|story|articles?|news|posts?|videos?|reviews?|deals|content|coverage|roundups?|headlines)"
+_THINGS = "(?:stories|story|articles?|news|posts?|videos?|reviews?|content|headlines)"
 _ENGLISH = (
     rf"(?:related|recent|latest|popular|top|trending|featured|recommended|similar|other|breaking|sponsored) {_THINGS}"
     rf"|more (?:\w+ )?{_THINGS}(?: .*)?"
@@ -19,9 +19,9 @@ _ENGLISH = (
     r"|(?:you )?(?:may|might) also (?:like|enjoy|be interested).*|recommended(?: for you)?"
     r"|don['’]?t miss.*|(?:what to )?read (?:also|next)"
     r"|(?:leave|post|add|write) a (?:reply|comment|response|review)"
-    r"|(?:top rated |recent |reader )comments|join the (?:conversation|discussion).*"
-    r"|share this.*|follow us.*|our staff|partner (?:news|content|sites)|from (?:around|across) the web"
-    r"|about the authors?|related roundups?"
+    r"|(?:top |recent |reader )comments|join the (?:conversation|discussion).*"
+    r"|share this.*|follow us.*|partner (?:news|content|sites)|from (?:around|across) the web"
+    r"|about the authors?"
 )
 _OTHERS = (
     r"(?:ähnliche|weitere|mehr|neueste|meistgelesene|verwandte|aktuelle) "
@@ -45,7 +45,7 @@ OTHER_STORIES = re.compile(rf"(?:{_ENGLISH}|{_OTHERS})\s*[:.…!]*".replace(".*"
 _STARTS = frozenset(
     start
     for line in (
-        "rel,rec,lat,pop,top,tre,fea,sim,oth,bre,spo,mor,mos,you,may,mig,don,wha,rea,lea,pos,add,wri,joi,sha,fol,our,par",
+        "rel,rec,lat,pop,top,tre,fea,sim,oth,bre,spo,mor,mos,you,may,mig,don,wha,rea,lea,pos,add,wri,joi,sha,fol,par",
         "fro,abo,ähn,wei,meh,neu,mei,ver,akt,das,art,con,suj,à l,lir,les,plu,not,ent,te ,le ,pue,pod,lo ,mat,lei,vej",
         "as ,mai,i p,più,lee,bek,ger,mee,чит,смо,пох,сам,пос,дру,czy,pow,naj",
     )
@@ -58,7 +58,7 @@ _CALL = (
     r"|share (?:it|this) (?:with|on|story|article|post).*|join the conversation.*|"
     r"\[? ?(?:read|view|see|show|load) (?:all|more)(?: \w+)? comments ?\]?"
     r"|\(?(?:view|see|show) all\)?|image \d+ of \d+|\d+ (?:shares|comments?|views|likes)"
-    r"|get the latest updates right in your inbox.*|have a tip\?.*|advertisement|story continues below.*"
+    r"|advertisement|story continues below.*"
     r"|(?:click|tap) here to (?:subscribe|sign up).*"
 )
 CALL = re.compile(rf"(?:{_CALL})", re.IGNORECASE)
