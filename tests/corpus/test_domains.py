@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from herdbook.corpus.curate import curate
 from herdbook.corpus.domains import above, adult_domains, domain_of, host_of, parse_list, read_lists
 from herdbook.corpus.personal import NAMES, count_personal
 from herdbook.corpus.redact import PLACEHOLDERS, redact
+from herdbook.corpus.rules import DEFAULT_RULES
+from herdbook.corpus.settings import CurateSettings, DomainSettings, SourceSettings
 from herdbook.settings import UserError
 from tests.corpus.test_patterns import FOUND, IDENTITIES, SECRETS
 
@@ -58,3 +63,24 @@ def test_only_the_kinds_asked_for_are_replaced() -> None:
     text = "Write to anna@example.org or call +44 7700 900123 now."
     assert redact(text, ["emails"]) == "Write to <EMAIL> or call +44 7700 900123 now."
     assert redact(text, []) == text
+
+
+def test_a_changed_list_decides_anew_without_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"url": f"https://{n}.example/x", "text": f"About {n}. " * 30} for n in ("one", "two")]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    blocked = tmp_path / "blocked.txt"
+    blocked.write_text("one.example\n")
+    rules = tuple(rule for rule in DEFAULT_RULES if rule.column == "domain_blocked")
+    sources = (SourceSettings(path=tmp_path / "a.jsonl"),)
+    settings = CurateSettings(sources=sources, domains=DomainSettings(blocked=(blocked,)), rules=rules, workers=1)
+
+    def kept() -> list[str]:
+        curate(settings, [], tmp_path / "out")
+        return pq.read_table(tmp_path / "out" / "documents")["url"].to_pylist()
+
+    assert kept() == ["https://two.example/x"]
+    monkeypatch.setattr("herdbook.corpus.measure.measure", None)
+    blocked.write_text("one.example\ntwo.example # this one too\n")
+    assert kept() == []
+    blocked.write_text("# none\n")
+    assert len(kept()) == 2
