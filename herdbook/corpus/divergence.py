@@ -3,8 +3,7 @@
 A document is held against the distribution of all *other* documents of its language, so that a heap of noise does
 not vouch for itself. The rule reads the cross-entropy, whose mean does not depend on the length: how far it lies above
 the upper quarter of the language's documents, and of those about as long, whichever says less. A mould that most
-pages come from lies below that quarter, so it makes no others stand out. A page of strange words whose sentences are
-held together by the language's commonest ones has no excess: it is about something else, and no noise.
+pages come from lies below that quarter, so it makes no others stand out.
 """
 
 from __future__ import annotations
@@ -25,10 +24,6 @@ CLEAR = 0.5
 """Probability of its language from which a document shows that the corpus has this language."""
 DOUBT = 100
 """Documents at which half of an excess is believed: the fewer a language has, the more sound words it never saw."""
-COMMON_WORDS = 50
-"""Buckets of a language that hold its commonest words."""
-COMMON_SHARE = 0.4
-"""A text with at least this part of the usual share of common words has sentences, and no excess."""
 NEIGHBOURS = (200, 800)
 """Least and most documents of similar length that one is held against; too few could be noise for the most part."""
 
@@ -58,22 +53,16 @@ def divergence(
             inside = language == code
             totals[code] += np.bincount(tokens[inside], weights=counts[inside], minlength=BUCKETS)
     judged &= (np.bincount(codes[judged], minlength=len(names)) >= LEAST_DOCUMENTS)[codes]
-    bits, cross, excess, shares = (np.full(len(alive), np.nan) for _ in range(4))
+    bits, cross, excess = (np.full(len(alive), np.nan) for _ in range(3))
     sums = totals.sum(axis=1)
-    common = np.zeros(totals.shape, dtype=bool)
-    np.put_along_axis(common, np.argsort(-totals, axis=1, kind="stable")[:, :COMMON_WORDS], True, axis=1)
     for rows, tokens, counts, offsets in parts():
         chosen = judged[rows]
         across, own = bits_of(tokens, counts, offsets, codes[rows], totals, sums)
         cross[rows][chosen], bits[rows][chosen] = across[chosen], (across - own)[chosen]
-        held = common[np.repeat(codes[rows], np.diff(offsets)), tokens]
-        shares[rows][chosen] = (_sums(counts * held, offsets) / np.maximum(lengths[rows], 1))[chosen]
     for code in np.unique(codes[judged]):
         inside = np.flatnonzero(judged & (codes == code))
         believed = len(inside) / (len(inside) + DOUBT)
-        found = standard_excess(cross[inside], lengths[inside]) * believed
-        sentences = shares[inside] >= COMMON_SHARE * np.median(shares[inside])
-        excess[inside] = np.where(sentences, np.minimum(found, 0.0), found)
+        excess[inside] = standard_excess(cross[inside], lengths[inside]) * believed
     return bits, excess
 
 

@@ -14,8 +14,6 @@ from scipy.sparse.csgraph import connected_components
 
 from herdbook.corpus.divergence import (
     CLEAR,
-    COMMON_SHARE,
-    COMMON_WORDS,
     DOUBT,
     LEAST_DOCUMENTS,
     LEAST_TOKENS,
@@ -143,11 +141,7 @@ class Brute:
                 bits[index] = float((share * np.log2(share / rest[own > 0])).sum())
                 cross[index] = float(-(share * np.log2(rest[own > 0])).sum())
             found = standard_excess(np.array([cross[i] for i in judged]), np.array([own.sum() for own in counts]))
-            common = np.argsort(-totals, kind="stable")[:COMMON_WORDS]
-            shares = [own[common].sum() / own.sum() for own in counts]
-            for index, value, share in zip(judged, found * len(judged) / (len(judged) + DOUBT), shares):
-                sound = share >= COMMON_SHARE * np.median(shares)
-                excess[index] = min(float(value), 0.0) if sound else float(value)
+            excess |= zip(judged, (found * len(judged) / (len(judged) + DOUBT)).tolist())
         return bits, excess
 
     def lines(self, alive: list[int]) -> dict[int, float]:
