@@ -3,7 +3,7 @@
 Worlds of the demo's kinds and shares are written, curated by the default rules and audited; pages of the same kind are
 pooled over the seeds, and beside the pooled figure stands the worst seed's.
 
-    python benchmarks/curate_defects.py [--seeds 1 2 3] [--scale 0.5]
+    python benchmarks/curate_defects.py [--seeds 1 2 3] [--scale 1.0]
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def pooled(found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--scale", type=float, default=0.5, help="size of the worlds as a share of the demo's")
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the worlds as a share of the demo's")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     found, rates = [], []
