@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := benchmarks/peers/.venv
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: demo test test-slow lint format bench docs clean
@@ -24,8 +25,14 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+bench: $(VENV)/.dev $(PEERS)/.made
+	for file in benchmarks/curate_*.py benchmarks/train_*.py; do $(BIN)/python $$file || exit 1; done
+
+# The libraries we are compared with; some need older ones than ours, so they live apart.
+$(PEERS)/.made: benchmarks/peers/requirements.txt benchmarks/peers/datatrove.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -r benchmarks/peers/requirements.txt
+	touch $@
 
 docs: $(VENV)/.dev
 	$(PIP) install -c constraints.txt mkdocs
@@ -44,4 +51,4 @@ $(VENV)/.dev: $(VENV)/.core
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis site
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis site $(PEERS)

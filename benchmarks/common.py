@@ -55,7 +55,7 @@ def peers_python() -> Path:
     if not path.is_file():
         sys.exit(
             f"{path}: no environment of the peers; make one with\n  python -m venv benchmarks/peers/.venv && "
-            "benchmarks/peers/.venv/bin/pip install -r benchmarks/peers/datatrove.txt\n"
+            "benchmarks/peers/.venv/bin/pip install -r benchmarks/peers/requirements.txt\n"
             "or name its python in HERDBOOK_PEERS"
         )
     return path
