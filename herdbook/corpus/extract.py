@@ -1,7 +1,7 @@
 """HTML to text: complete on content, precise on boilerplate, code and mathematics kept (§3.1.1).
 
 The tree is parsed, what boilerplate.py marks is passed over, and the rest is written block by block: a line per
-block, code verbatim, a table row as one line, formulas as LaTeX. No markers of any markup are added.
+block, code verbatim, a table row as one line, formulas as LaTeX or read out. Markers of markdown are taken out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from lxml import etree
 
 from herdbook.corpus.boilerplate import BLOCK, CODE, ExtractRules, Page
+from herdbook.corpus.markdown import without_markers
 from herdbook.corpus.mathml import linear_math
 from herdbook.corpus.phrases import no_text
 from herdbook.corpus.strip import strip
@@ -103,7 +104,7 @@ class _Writer:
         pieces = "".join(self.buffer).split("\x00")
         self.buffer.clear()
         for piece in pieces:
-            line = " ".join(piece.split())
+            line = without_markers(" ".join(piece.split()))
             if line and not (len(line) < 200 and COPYRIGHT.match(line)) and not no_text(line):
                 self.out.add(line, self.kind)
 
