@@ -1,7 +1,7 @@
 """Takes markdown's markers out of web text, where they are noise that hurts (§3.1.1); code never comes here.
 
-Many pages show markdown that nobody rendered. Only what can hardly be anything else is taken for a marker: powers, keyword
-arguments and Python's `__names__` in prose stay as they are.
+Many pages show markdown that nobody rendered. Only what can hardly be anything else is taken for a marker: powers,
+keyword arguments and Python's `__names__` in prose stay as they are.
 """
 
 from __future__ import annotations
