@@ -35,39 +35,38 @@ SIXTEEN = {
 }
 
 
-def hold(folder: Path, case: Case, topologies: dict[str, dict[str, Any]]) -> None:
-    """Run all and compare with one process."""
+def strays(folder: Path, case: Case, topologies: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Run all; the errors of those that are further than LIMIT from one process."""
     sizes = {ParallelSettings(**topology).size for topology in topologies.values()}
     assert len(sizes) == 1
     case.alone(folder / "one")
     run_ranks(*sizes, case.spread_all, folder, topologies, timeout=300)
     found = {name: errors(folder / "one", folder / name) for name in topologies}
     TABLE.extend((name, case.settings.optimizer, *sizes, *figures) for name, figures in found.items())  # type: ignore[misc]
-    far = {name: figures for name, figures in found.items() if max(figures) > LIMIT}
-    assert not far, f"further from one process than {LIMIT}: {far}"
+    return {name: figures for name, figures in found.items() if not max(figures) <= LIMIT}
 
 
 def test_each_axis_of_two_ranks_equals_one_process(tmp_path: Path) -> None:
-    hold(tmp_path, FLAT, TWO)
+    assert strays(tmp_path, FLAT, TWO) == {}
 
 
 def test_every_pipeline_schedule_equals_one_process(tmp_path: Path) -> None:
-    hold(tmp_path, DEEP, SCHEDULES)
+    assert strays(tmp_path, DEEP, SCHEDULES) == {}
 
 
 def test_every_pair_of_axes_equals_one_process(tmp_path: Path) -> None:
-    hold(tmp_path, FLAT, PAIRS)
+    assert strays(tmp_path, FLAT, PAIRS) == {}
 
 
 def test_muon_on_matrices_in_parts_equals_one_process(tmp_path: Path) -> None:
-    hold(tmp_path, MUON, SPREAD)
+    assert strays(tmp_path, MUON, SPREAD) == {}
 
 
 def test_recomputation_changes_nothing(tmp_path: Path) -> None:
     how = {name: {"shard": 2, "recompute": name, "reshard": True} for name in ("full", "selective")}
-    hold(tmp_path, FLAT, how)
+    assert strays(tmp_path, FLAT, how) == {}
 
 
 @pytest.mark.slow
 def test_all_four_axes_at_sixteen_ranks_equal_one_process(tmp_path: Path) -> None:
-    hold(tmp_path, DEEP, SIXTEEN)
+    assert strays(tmp_path, DEEP, SIXTEEN) == {}
