@@ -16,11 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-try:
-    import benchmarks.common as common
-except ImportError:  # run as a script: its own folder is on the path, the project's is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import benchmarks.common as common
+import common
 
 RESULT = common.RESULTS / "curate_defects.json"
 AIM, COPIES_AIM = 0.95, 0.99

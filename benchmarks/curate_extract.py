@@ -21,11 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-try:
-    import benchmarks.common as common
-except ImportError:  # run as a script: its own folder is on the path, the project's is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import benchmarks.common as common
+import common
 
 RESULT = common.RESULTS / "curate_extract.json"
 AIMS = {"f1": 0.962, "pages_per_core_second": 400}

@@ -18,11 +18,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-try:
-    import benchmarks.common as common
-except ImportError:  # run as a script: its own folder is on the path, the project's is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import benchmarks.common as common
+import common
 
 RESULT, WEB = common.RESULTS / "curate_language.json", common.SHARED / "web"
 AIMS = {"accuracy": 0.992, "pages_per_core_second": 4000}

@@ -19,11 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-try:
-    import benchmarks.common as common
-except ImportError:  # run as a script: its own folder is on the path, the project's is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import benchmarks.common as common
+import common
 
 CRAWL = common.SHARED / "web" / "debian-docs.warc.gz"
 RESULT = common.RESULTS / "curate_measure.json"

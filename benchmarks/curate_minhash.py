@@ -18,13 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
-
-try:
-    import benchmarks.common as common
-except ImportError:  # run as a script: its own folder is on the path, the project's is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import benchmarks.common as common
 
 RESULT = common.RESULTS / "curate_minhash.json"
 CRAWL = common.SHARED / "web" / "debian-docs.warc.gz"

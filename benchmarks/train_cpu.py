@@ -22,12 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import RESULTS, cpu_name, spread, write_result
 
-try:
-    from benchmarks.common import RESULTS, cpu_name, spread, write_result
-except ImportError:  # run as a script: its own folder is on the path, the project's is not
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from benchmarks.common import RESULTS, cpu_name, spread, write_result
 from herdbook.model.config import ModelConfig
 from herdbook.model.documents import Documents
 from herdbook.model.huggingface import config_to_json, theirs
