@@ -31,7 +31,8 @@ STYLE = """
 h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; font-size: 1.25rem; border-bottom: 1px solid var(--line); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; } th { color: var(--soft); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: normal;
+  min-width: 9.5rem; } th { color: var(--soft); font-weight: 600; }
 .soft { color: var(--soft); font-size: .88rem; } .charts { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); }
 figure { margin: 0; min-width: 0; } figcaption { font-size: .88rem; }
