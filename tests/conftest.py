@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -22,3 +23,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     parity = sys.modules.get("tests.train.parity")
     for line in parity.table() if parity is not None else []:
         terminalreporter.write_line(line)
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for jobs that a shell puts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
