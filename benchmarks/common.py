@@ -7,6 +7,7 @@ processes, so that a figure per core-second holds beside other jobs and on any n
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -59,6 +60,15 @@ def peers_python() -> Path:
             "or name its python in HERDBOOK_PEERS"
         )
     return path
+
+
+def options_parser(doc: str | None, result: Path, *inputs: str) -> argparse.ArgumentParser:
+    """Options of a benchmark that calls itself as a contender: --repeats, --out and, hidden, --work with `inputs`."""
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each contender")
+    parser.add_argument("--out", type=Path, default=result, help="where the result is written")
+    parser.add_argument("--work", nargs=len(inputs), metavar=inputs, help=argparse.SUPPRESS)
+    return parser
 
 
 def versions(python: Path | str, packages: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,6 @@ leaves out the line that ours itself calls the page's heading.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import re
@@ -89,14 +88,11 @@ def work(name: str, folder: Path) -> None:
 
 def main() -> None:
     """Run the contenders in turn, print, write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each contender")
+    parser = common.options_parser(__doc__, RESULT, "CONTENDER")
     parser.add_argument("--data", type=Path, default=common.SHARED / "extraction", help="folder of marked pages")
-    parser.add_argument("--out", type=Path, default=RESULT, help="where the result is written")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(options.work, options.data)
+        work(options.work[0], options.data)
         return
     peers = common.peers_python()
     script = str(Path(__file__).resolve())

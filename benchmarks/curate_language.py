@@ -9,7 +9,6 @@ translated, or without prose) are left out and counted. fastText has a vote, so 
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -114,12 +113,9 @@ def work(name: str, path: Path) -> None:
 
 def main() -> None:
     """Run the contenders in turn, settle what is right, print, write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each contender")
+    parser = common.options_parser(__doc__, RESULT, "CONTENDER", "PAGES")
     parser.add_argument("--every", type=int, default=1, help="take every k-th page")
     parser.add_argument("--data", type=Path, default=WEB, help="folder of the crawl and its declared languages")
-    parser.add_argument("--out", type=Path, default=RESULT, help="where the result is written")
-    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         work(options.work[0], Path(options.work[1]))

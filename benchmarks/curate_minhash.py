@@ -9,7 +9,6 @@ Jaccard similarity of .8 or more, against all pairs of the texts and their copie
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
@@ -150,12 +149,9 @@ def quality(texts: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Run the contenders in turn, print, write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser = common.options_parser(__doc__, RESULT, "CONTENDER", "TEXTS")
     parser.add_argument("--texts", type=int, default=600, help="texts whose signatures are timed")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each contender")
     parser.add_argument("--crawl", type=Path, default=CRAWL, help="WARC file of real pages")
-    parser.add_argument("--out", type=Path, default=RESULT, help="where the result is written")
-    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         work(options.work[0], Path(options.work[1]))

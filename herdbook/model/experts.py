@@ -38,8 +38,8 @@ class Experts(nn.Module):
             shares = F.linear(tokens.float(), self.router.weight.float()).softmax(dim=-1)
         weights, chosen = shares.topk(self.per_token, dim=-1)
         weights = weights / weights.sum(dim=-1, keepdim=True)
-        if torch.is_grad_enabled():
-            self.imbalance = imbalance(shares, chosen)
+        # Set anew each time: what recomputing in a backward pass left must not count when the model is judged.
+        self.imbalance = imbalance(shares, chosen) if torch.is_grad_enabled() else None
         mixed = torch.zeros_like(tokens)
         for index, expert in enumerate(self.experts):
             token, place = torch.where(chosen == index)

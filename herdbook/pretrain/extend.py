@@ -26,7 +26,7 @@ def extend(settings: ExtendSettings, tokens: Path, start: Path, questions: Path,
 
     from herdbook.console import log
     from herdbook.pretrain.gates import Before, Gate, short_pages
-    from herdbook.pretrain.stages import bits_of, export, make_model, nested
+    from herdbook.pretrain.stages import bits_per_byte, export, make_model, nested
     from herdbook.tokens.shards import TokenSets
     from herdbook.train.loop import train
     from herdbook.train.machine import prepare
@@ -43,7 +43,7 @@ def extend(settings: ExtendSettings, tokens: Path, start: Path, questions: Path,
     pages = short_pages(settings, sets, batches.names, length)
     if before is None:
         with torch.no_grad():
-            before = Before(length, bits_of(model, pages) / max(pages.bytes, 1))
+            before = Before(length, bits_per_byte(model, pages))
     before.write(out)
     model = stretched(model, settings)
     gate = Gate(settings, before, pages, questions, tokens)

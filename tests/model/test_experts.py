@@ -18,6 +18,7 @@ from herdbook.model.upcycle import upcycle
 from herdbook.settings import UserError
 from herdbook.tokens.batches import Batch
 from herdbook.train.objective import NextToken
+from herdbook.train.recompute import recompute
 from tests.support.models import SHAPES, tiny_config, tiny_model
 
 TOKENS = torch.randint(0, 97, (3, 40), generator=torch.Generator().manual_seed(7))
@@ -126,6 +127,17 @@ def test_the_objective_adds_the_routers_loss_when_learning_only() -> None:
     wanted = judged.total + 0.5 * uneven.detach() * learning.count
     assert float(learning.total.detach()) == pytest.approx(float(wanted), rel=1e-6)
     assert float(learning.metrics["next_token_loss"].detach()) == pytest.approx(float(judged.total), rel=1e-6)
+
+
+def test_what_recomputing_leaves_does_not_count_when_judged() -> None:
+    model = lively_mixture(router_loss=0.5)
+    plain = lively_mixture(router_loss=0.0)
+    batch = Batch(TOKENS, torch.roll(TOKENS, -1, 1), torch.zeros_like(TOKENS))
+    for block in model.blocks:
+        recompute(block, "full")
+    NextToken()(model, batch).total.backward()
+    with torch.no_grad():
+        assert float(NextToken()(model, batch).total) == float(NextToken()(plain, batch).total)
 
 
 def test_only_the_chosen_experts_count_as_work() -> None:
