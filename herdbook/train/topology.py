@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from herdbook.model.config import ModelConfig
 from herdbook.settings import Settings, UserError
@@ -46,7 +46,19 @@ class ParallelSettings(Settings):
     """Free a block's gathered weights after forward and gather them again in backward: less memory, more traffic."""
 
     restarts: int = Field(3, ge=0)
-    """How often all processes are started again, from the last checkpoint, when one of them dies."""
+    """How often all processes are started again when one is lost, with no new checkpoint between."""
+
+    machines: int = Field(1, gt=0)
+    """Machines the processes are spread over evenly; the same command runs on each."""
+
+    rendezvous: str | None = None
+    """host:port of the first machine, where the others meet it; when not given the environment tells."""
+
+    @model_validator(mode="after")
+    def _machines_divide(self) -> ParallelSettings:
+        if self.size % self.machines:
+            raise UserError(f"machines={self.machines} does not divide the {self.size} processes of this topology")
+        return self
 
     @property
     def size(self) -> int:

@@ -1,22 +1,21 @@
 """One rank of a stage that `launch` started: joins the group, calls the stage's function, tells what came of it.
 
-Run by torchrun as `-m herdbook.train.worker FOLDER`, where job.json lies.
+Forked by the agent of its machine (`herdbook.train.agent`) with the folder where job.json lies. Ranks are started again
+when one is lost, until they have been `restarts` times in a row without a checkpoint between.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from herdbook import console
 from herdbook.files import read_json, write_json
 from herdbook.settings import UserError
-from herdbook.train.distributed import connect
 from herdbook.train.launch import mistakes
 
 
@@ -26,28 +25,55 @@ def load(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
+def rank(folder: str) -> None:
+    """A rank's whole life, as the agent calls it; the exit code says whether it did its job."""
+    code = work(Path(folder))
+    if code:
+        sys.exit(code)
+
+
 def work(folder: Path) -> int:
     """Do the job of a folder; returns the exit code."""
-    if mistakes(folder):
-        return 1  # a restart does not mend a mistake
-    connect()
-    rank = dist.get_rank()
-    console.err.quiet = console.out.quiet = rank > 0
-    job = read_json(folder / "job.json")
+    import torch.distributed as dist
+
+    from herdbook.train.distributed import connect
+
+    job, since = read_json(folder / "job.json"), (folder / "job.json").stat().st_mtime
+    number = int(os.environ["RANK"])
+    console.err.quiet = console.out.quiet = number > 0
     try:
+        if mistakes(folder, since):
+            return 1  # a restart does not mend a mistake
+        if os.environ["LOCAL_RANK"] == "0":
+            count_starts(folder, Path(job["arguments"]["out"]), job["restarts"])
+        connect()
         settings = load(job["settings_class"]).model_validate(job["settings"])
         arguments = {key: None if value is None else Path(value) for key, value in job["arguments"].items()}
         result = load(job["function"])(settings, **arguments)
-        if rank == 0:
-            write_json(folder / "result.json", result)
+        told = [result]
+        dist.broadcast_object_list(told, src=0)
+        if os.environ["LOCAL_RANK"] == "0":
+            write_json(folder / "result.json", told[0])
         dist.barrier()
     except Exception as error:
-        told = {"rank": rank, "user": isinstance(error, UserError), "message": str(error)}
-        write_json(folder / f"error-{rank:05}.json", {**told, "traceback": traceback.format_exc()})
+        said = {"rank": number, "user": isinstance(error, UserError), "message": str(error)}
+        write_json(folder / f"error-{number:05}.json", {**said, "traceback": traceback.format_exc()})
         return 1
     dist.destroy_process_group()
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(work(Path(sys.argv[1])))
+def count_starts(folder: Path, out: Path, restarts: int) -> None:
+    """UserError when the ranks were started `restarts + 1` times with no new checkpoint; `out` is the stage's folder."""
+    path = folder / "starts.json"
+    saved = sorted(str(mark.parent.relative_to(out)) for mark in out.rglob("checkpoints/step-*/.metadata"))
+    before = read_json(path) if path.exists() else {"saved": None, "starts": 0}
+    starts = before["starts"] + 1 if before["saved"] == saved else 1
+    if starts > restarts + 1:
+        errors = [read_json(error) for error in sorted(folder.glob("error-*.json"))]
+        last = f"; rank {errors[0]['rank']} said: {errors[0]['traceback']}" if errors else ""
+        raise UserError(
+            f"the ranks were lost {starts - 1} times with no checkpoint between (restarts={restarts}){last}\n"
+            "Run again to go on from the last one"
+        )
+    write_json(path, {"saved": saved, "starts": starts})
