@@ -1,8 +1,8 @@
 """On how many machines a run's processes start, which of them this is, and where they meet.
 
 The recipe says how many (`parallel.machines`); the rest is asked of whoever started the command: our own variables
-first, then torchrun's and Kubernetes' (`PET_*`, `MASTER_ADDR`), then Slurm's. Nothing of it is part of an entry's id but
-the recipe's own words. Imports no torch.
+first, then torchrun's and Kubernetes' (`PET_*`, `MASTER_ADDR`), then Slurm's. Nothing of it is part of an entry's id
+but the recipe's own words. Imports no torch.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def machines_of(parallel: ParallelSettings, environment: Mapping[str, str] | Non
     number = next((env[name] for name in NUMBERS if env.get(name)), None)
     if number is None or not number.isdigit() or int(number) >= parallel.machines:
         raise UserError(
-            f"parallel.machines={parallel.machines}, and this machine's number is {number!r}; start the command once on "
-            f"each machine with HERDBOOK_MACHINE=0 to {parallel.machines - 1} (Slurm and Kubernetes set it themselves)"
+            f"parallel.machines={parallel.machines}, and this machine's number is {number!r}; start the command once "
+            f"on each machine with HERDBOOK_MACHINE=0 to {parallel.machines - 1} (Slurm and Kubernetes set theirs)"
         )
     return Machines(parallel.machines, int(number), _endpoint(parallel, env), _run(env))
 

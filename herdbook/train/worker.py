@@ -64,10 +64,10 @@ def work(folder: Path) -> int:
 
 
 def count_starts(folder: Path, out: Path, restarts: int) -> None:
-    """UserError when the ranks were started `restarts + 1` times with no new checkpoint; `out` is the stage's folder."""
+    """UserError when ranks were started `restarts + 1` times with no new checkpoint in the stage's folder `out`."""
     path = folder / "starts.json"
     saved = sorted(str(mark.parent.relative_to(out)) for mark in out.rglob("checkpoints/step-*/.metadata"))
-    before = read_json(path) if path.exists() else {"saved": None, "starts": 0}
+    before: dict[str, Any] = read_json(path) if path.exists() else {"saved": None, "starts": 0}
     starts = before["starts"] + 1 if before["saved"] == saved else 1
     if starts > restarts + 1:
         errors = [read_json(error) for error in sorted(folder.glob("error-*.json"))]
