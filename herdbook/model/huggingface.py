@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,8 +246,8 @@ def write_weights(weights: dict[str, Tensor], path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def shards(weights: dict[str, Tensor], item_bytes: int, shard_bytes: int) -> list[list[str]]:
-    """The weights' names, in order, in groups of at most `shard_bytes` (but one weight at least)."""
+def shards(weights: Mapping[str, Tensor | torch.Size], item_bytes: int, shard_bytes: int) -> list[list[str]]:
+    """The names of weights (or of their shapes), in order, in groups of at most `shard_bytes`, but at least one."""
     groups: list[list[str]] = [[]]
     room = shard_bytes
     for name, weight in weights.items():

@@ -1,8 +1,9 @@
 """The processes of one run: who they are, their meshes and groups, and weights that lie in parts on them.
 
 Two meshes over the same ranks: `weights` (pp, rep, shard, tp), where `shard` is rows and context together, for both
-need the same weights; and `activations` (pp, rep, rows, cp, tp). Small facts travel over a gloo group of their own, so
-that a thread (the checkpoint's) never mixes its messages with the step's.
+need the same weights; and `activations` (pp, rep, rows, cp, tp). Where experts are shared out a third is of theirs,
+`experts` (pp, rep, shard, ep, tp): there `shard` and `ep` together are the `shard` of the first. Small facts travel
+over a gloo group of their own, so that a thread (the checkpoint's) never mixes its messages with the step's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -54,6 +56,13 @@ class Ranks:
         sizes5 = (s.pipeline, s.data, s.shard, s.context, s.tensor)
         names = ("pp", "rep", "rows", "cp", "tp")
         self.activations = init_device_mesh(device.type, sizes5, mesh_dim_names=names)
+        self.experts = self.weights
+        self.expert_rank = 0
+        if s.expert > 1:
+            sizes_e = (s.pipeline, s.data, s.shard * s.context // s.expert, s.expert, s.tensor)
+            names = ("pp", "rep", "shard", "ep", "tp")
+            self.experts = init_device_mesh(device.type, sizes_e, mesh_dim_names=names)
+            self.expert_rank = self.experts.get_local_rank("ep")
         place = self.activations.get_coordinate()
         assert place is not None
         self.stage_rank, replica, row, self.context_rank, self.tensor_rank = place
@@ -64,7 +73,27 @@ class Ranks:
     @property
     def fsdp_mesh(self) -> DeviceMesh:
         """Where FSDP shards, after where it copies when there are several copies."""
-        return self.weights["rep", "shard"] if self.settings.data > 1 else self.weights["shard"]
+        return self._copied(self.weights)
+
+    @property
+    def expert_fsdp_mesh(self) -> DeviceMesh:
+        """The same for experts: ranks that have the same ones."""
+        return self._copied(self.experts)
+
+    def _copied(self, mesh: DeviceMesh) -> DeviceMesh:
+        return mesh["rep", "shard"] if self.settings.data > 1 else mesh["shard"]
+
+    @property
+    def expert_group(self) -> dist.ProcessGroup:
+        """The ranks that share out the experts."""
+        return self.experts["ep"].get_group()
+
+    @cached_property
+    def batch_group(self) -> dist.ProcessGroup:
+        """The ranks that share a micro-batch and have the same blocks; first asked for by all of them at once."""
+        if self.settings.data == 1:
+            return self.weights["shard"].get_group()
+        return self.weights["rep", "shard"]._flatten("batch").get_group()
 
     @property
     def tensor_mesh(self) -> DeviceMesh:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from herdbook.model.experts import burden, collect_imbalance
 from herdbook.train.objective import Objective
 from herdbook.train.optimizer import scale_gradients
 
@@ -35,13 +36,37 @@ class Sums:
     full_flops: float = 0.0
     metrics: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, loss: Any) -> None:
-        """Count one micro-batch's `objective.Loss` in."""
+    def add(self, loss: Any, apart: bool = False) -> None:
+        """Count one micro-batch's `objective.Loss` in; `apart` also among the metrics, since more will be added."""
         self.total = self.total + loss.total.detach()
         self.count, self.tokens = self.count + loss.count, self.tokens + loss.tokens
         self.flops, self.full_flops = self.flops + loss.flops, self.full_flops + loss.full_flops
-        for key, value in loss.metrics.items():
+        metrics = {**loss.metrics, "task_loss": loss.total} if apart else loss.metrics
+        for key, value in metrics.items():
             self.metrics[key] = self.metrics.get(key, 0) + value.detach()
+
+    def add_imbalance(self, model: Any, counted: float) -> None:
+        """Count in what the routers' unevenness cost in a micro-batch that counted so much."""
+        uneven = collect_imbalance(model)
+        if uneven is not None:
+            self.add_cost(model.config, uneven * counted)
+
+    def add_cost(self, config: Any, uneven: Tensor | float) -> None:
+        """Count in the sum over layers of the imbalance, times what was counted."""
+        mean = uneven / config.layers
+        self.metrics["imbalance"] = self.metrics.get("imbalance", 0) + mean
+        self.total = self.total + config.router_loss * mean
+
+
+def is_mixture(model: Any) -> bool:
+    """Whether a model has routers, which an imbalance has to be kept from."""
+    return getattr(getattr(model, "config", None), "experts", 0) > 0
+
+
+def press(model: Any, counted: float) -> None:
+    """Let the routers of a mixture feel their imbalance in a micro-batch that counts so many (tokens, pairs, …)."""
+    if is_mixture(model):
+        burden(model, model.config.router_loss * counted / model.config.layers)
 
 
 class OneProcess:
@@ -57,14 +82,17 @@ class OneProcess:
     def gradients(self, model: nn.Module, objective: Objective, batches: Iterable[Any], autocast: Autocast) -> Sums:
         """Sum the gradients of the micro-batches' summed losses into the weights' `.grad`."""
         device = next(model.parameters()).device
-        sums = Sums(torch.zeros((), device=device))
+        sums, mixture = Sums(torch.zeros((), device=device)), is_mixture(model)
         for batch in batches:
+            counted = objective.count(batch) if mixture else 0
             if device.type != "cpu":
                 batch = batch.to(device)
+            press(model, counted)
             with autocast():
                 loss = objective(model, batch)  # type: ignore[arg-type]
+            sums.add(loss, apart=mixture)
+            sums.add_imbalance(model, counted)  # before backward, where recomputing runs the routers again
             loss.total.backward()
-            sums.add(loss)
         return sums
 
     def scale(self, weights: list[Tensor], count: float, clip: float) -> Tensor:

@@ -76,11 +76,12 @@ class Muon(torch.optim.Optimizer):
         """One step from the `.grad` of the weights; weights without a gradient stay as they are."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
-            shapes: dict[tuple[int, ...], list[Tensor]] = {}
+            alike: dict[Any, list[Tensor]] = {}
             for weight in group["params"]:
-                if weight.grad is not None:
-                    shapes.setdefault(tuple(weight.shape), []).append(weight)
-            for weights in shapes.values():
+                if weight.grad is not None:  # experts may lie on fewer ranks than other matrices of their shape
+                    where = weight.device_mesh if is_spread(weight) else None
+                    alike.setdefault((tuple(weight.shape), where), []).append(weight)
+            for weights in alike.values():
                 self._step_alike(weights, group)
         return loss
 

@@ -12,9 +12,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from herdbook.model.documents import Documents
-from herdbook.model.experts import collect_imbalance
 from herdbook.model.transformer import Transformer
-from herdbook.train.loss import linear_cross_entropy
+from herdbook.train.loss import IGNORED, linear_cross_entropy
 
 
 @dataclass
@@ -43,25 +42,34 @@ class Loss:
 class Objective(Protocol):
     """A batch to its loss; called under autocast, with gradients on when training."""
 
+    of_documents: bool
+    """Whether losses are of whole documents (`document_sums`) and not of tokens: where ranks share the tokens of a row,
+    all of them then find the same loss, and it is counted once."""
+
     def __call__(self, model: Transformer, batch: Any) -> Loss: ...
+
+    def count(self, batch: Any) -> int:
+        """What `Loss.count` will be, before the model has run: the routers of a mixture are told it beforehand."""
+        ...
 
 
 class NextToken:
     """Cross-entropy of the next token of the same document (§3.4)."""
+
+    of_documents = False
+
+    def count(self, batch: Any) -> int:
+        """Targets that are not ignored."""
+        return int((batch.targets != IGNORED).sum())
 
     def __call__(self, model: Transformer, batch: Any) -> Loss:
         """`batch` is a `tokens.batches.Batch`: tokens, targets and document_ids, each (B, T)."""
         documents = Documents.from_ids(batch.document_ids)
         hidden = model.hidden(batch.tokens, documents)
         total, count = linear_cross_entropy(hidden.flatten(0, 1), model.head.weight, batch.targets.flatten())
-        metrics = {}
-        if (uneven := collect_imbalance(model)) is not None:
-            metrics = {"next_token_loss": total, "imbalance": uneven * count}
-            total = total + model.config.router_loss * uneven * count
         return Loss(
             total,
             count,
-            metrics,
             tokens=count,  # padding is no work done
             flops=count * model.config.flops_per_token(documents.mean_attended),
             full_flops=count * model.config.flops_per_token(batch.document_ids.shape[1]),

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
+    ParallelStyle,
     PrepareModuleInput,
     RowwiseParallel,
     SequenceParallel,
@@ -28,7 +29,8 @@ from torch.distributed.tensor.parallel import (
 
 from herdbook.train.context import ContextParallel, share_row
 from herdbook.train.distributed import Ranks, scale_spread_gradients
-from herdbook.train.gradients import Autocast, Sums
+from herdbook.train.expert import cut_experts, spread_experts
+from herdbook.train.gradients import Autocast, Sums, is_mixture, press
 from herdbook.train.objective import Objective
 from herdbook.train.pipeline import Pipeline, Stages
 from herdbook.train.recompute import recompute
@@ -65,6 +67,8 @@ class Parallel:
             for block in blocks:
                 if self.context is not None:
                     self.context.apply_to_block(block)
+                if is_mixture(part):
+                    spread_experts(block, self.ranks)
             if settings.tensor > 1:
                 self._cut_matrices(part, blocks)
             for block in blocks:
@@ -80,29 +84,31 @@ class Parallel:
     def _cut_matrices(self, part: Any, blocks: list[Any]) -> None:
         mesh = self.ranks.tensor_mesh
         if part.embedding is not None:
-            plan = RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1))
-            parallelize_module(part.embedding, mesh, plan)
+            rows = RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1))
+            parallelize_module(part.embedding, mesh, rows)
         for block in blocks:
             # Between matrices a rank has its part of the sequence; before them it is gathered once.
             whole = (Replicate(), None, None, None)
             gather = PrepareModuleInput(input_layouts=(Shard(1), None, None, None), desired_input_layouts=whole)
-            parallelize_module(
-                block,
-                mesh,
-                {
-                    "attention_norm": SequenceParallel(),
-                    "attention": gather,
-                    "attention.query": ColwiseParallel(),
-                    "attention.key": ColwiseParallel(),
-                    "attention.value": ColwiseParallel(),
-                    "attention.output": RowwiseParallel(output_layouts=Shard(1)),
-                    "feed_forward_norm": SequenceParallel(),
+            plan: dict[str, ParallelStyle] = {
+                "attention_norm": SequenceParallel(),
+                "attention": gather,
+                "attention.query": ColwiseParallel(),
+                "attention.key": ColwiseParallel(),
+                "attention.value": ColwiseParallel(),
+                "attention.output": RowwiseParallel(output_layouts=Shard(1)),
+                "feed_forward_norm": SequenceParallel(),
+            }
+            if is_mixture(part):
+                cut_experts(block, self.ranks)
+            else:
+                plan |= {
                     "feed_forward": PrepareModuleInput(input_layouts=Shard(1), desired_input_layouts=Replicate()),
                     "feed_forward.gate": ColwiseParallel(),
                     "feed_forward.up": ColwiseParallel(),
                     "feed_forward.down": RowwiseParallel(output_layouts=Shard(1)),
-                },
-            )
+                }
+            parallelize_module(block, mesh, plan)
         if part.norm is not None:
             parallelize_module(part.norm, mesh, SequenceParallel())
             part.norm.register_forward_hook(_gather_sequence)
@@ -119,9 +125,11 @@ class Parallel:
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
             )
         for block in blocks:
-            fully_shard(
-                block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, shard_placement_fn=_other_axis
-            )
+            how: dict[str, Any] = {"mp_policy": policy, "shard_placement_fn": _other_axis}
+            if self.settings.expert > 1:
+                experts = block.feed_forward.experts
+                fully_shard(experts, mesh=self.ranks.expert_fsdp_mesh, reshard_after_forward=reshard, **how)
+            fully_shard(block, mesh=mesh, reshard_after_forward=reshard, **how)
         fully_shard(part, mesh=mesh, reshard_after_forward=False, shard_placement_fn=_other_axis)
         for module in part.modules():
             if isinstance(module, FSDPModule):
@@ -134,20 +142,31 @@ class Parallel:
 
     def gradients(self, model: nn.Module, objective: Objective, batches: Iterable[Any], autocast: Autocast) -> Sums:
         """As `OneProcess.gradients`, over all ranks."""
-        sums = Sums(0.0)
+        sums, mixture, device = Sums(0.0), is_mixture(model), self.ranks.device
         if self.pipeline is not None:
+            given = [batch.to(device) for batch in batches]
+            counted = self._counted(objective, given) if mixture else None
             with autocast():
-                self.pipeline.gradients(objective, [batch.to(self.ranks.device) for batch in batches], sums)
-        else:
-            for batch in batches:
-                with autocast():
-                    loss = objective(model, batch.to(self.ranks.device))  # type: ignore[arg-type]
-                loss.total.backward()
-                sums.add(loss)
+                self.pipeline.gradients(objective, given, sums, counted)
+            return self._over_ranks(sums)
+        for batch in batches:
+            counted = self._counted(objective, [batch]) if mixture else [0.0]
+            # With tensor parallelism each rank's gradient of a router is a part of the sum over them.
+            press(model, counted[0] / self.settings.tensor)
+            with autocast():
+                loss = objective(model, batch.to(device))  # type: ignore[arg-type]
+            sums.add(loss, apart=mixture)
+            sums.add_imbalance(model, counted[0])  # before backward, where recomputing runs the routers again
+            loss.total.backward()
         return self._over_ranks(sums)
 
+    def _counted(self, objective: Objective, batches: list[Any]) -> list[float]:
+        """What each micro-batch counts over all ranks."""
+        mine = self.ranks.tensor_rank == self.ranks.stage_rank == 0
+        return self.ranks.sum([float(objective.count(batch)) if mine else 0.0 for batch in batches])
+
     def _over_ranks(self, sums: Sums) -> Sums:
-        mine = self.ranks.tensor_rank == 0 and (self.pipeline is None or self.pipeline.has_loss)
+        mine = self.ranks.tensor_rank == 0
         if self.metric_names is None:
             self.metric_names = sorted(set().union(*self.ranks.gathered(sorted(sums.metrics))))
         figures = [sums.total, sums.count, sums.tokens, sums.flops, sums.full_flops]
@@ -164,7 +183,7 @@ class Parallel:
     def shapes(self, model: nn.Module) -> dict[str, list[int]]:
         """The whole shape of every weight of the model, wherever it lies."""
         mine = {name: list(weight.shape) for name, weight in model.named_parameters()}
-        if self.pipeline is None:
+        if self.pipeline is None and self.settings.expert == 1:
             return mine
         return {name: shape for shapes in self.ranks.gathered(mine) for name, shape in sorted(shapes.items())}
 

@@ -17,9 +17,10 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import Schedule1F1B, ScheduleInterleaved1F1B, ScheduleZBVZeroBubble
 
 from herdbook.model.documents import Documents
+from herdbook.model.experts import collect_imbalance
 from herdbook.train.context import ContextParallel
 from herdbook.train.distributed import Ranks
-from herdbook.train.gradients import Sums
+from herdbook.train.gradients import Sums, is_mixture, press
 from herdbook.train.objective import Objective
 from herdbook.train.topology import ParallelSettings, layers_of_stages, stages_of_rank
 
@@ -40,12 +41,17 @@ class Part(nn.Module):
         self.blocks = nn.ModuleDict({str(layer): model.blocks[layer] for layer in layers})
         self.norm = model.norm if last else None
         self.head = model.head if last else None
+        self.uneven: Tensor | float = 0.0  # of a step's micro-batches, each times what it counts
+        self.share = 1.0  # of the routers' gradients that is this rank's to find
 
     def forward(
         self,
         x: Tensor,  # (B, T) int64 tokens in the first stage, else (B, T, dim)
         document_ids: Tensor,  # (B, tokens of whole rows)
+        counted: Tensor | None = None,  # (1,) what the micro-batch counts, for the routers of a mixture
     ) -> Tensor:  # (B, T, dim)
+        if counted is not None:
+            press(self, float(counted) * self.share)
         documents = Documents.from_ids(document_ids)
         if self.context is not None:
             documents = self.context.documents(documents)
@@ -54,6 +60,8 @@ class Part(nn.Module):
             x = self.embedding(x)
         for block in self.blocks.values():
             x = block(x, rotation, documents, None)
+        if counted is not None and (uneven := collect_imbalance(self)) is not None:
+            self.uneven += uneven * float(counted)
         return x if self.norm is None else self.norm(x)
 
 
@@ -102,9 +110,14 @@ class Pipeline:
         self.micro: list[Any] = []
         self.sums = Sums(0.0)
         self.schedules: dict[tuple[int, ...], Any] = {}
+        for part in stages.parts:
+            part.share = 1.0 / self.settings.tensor
 
-    def gradients(self, objective: Objective, batches: list[Any], sums: Sums) -> None:
-        """One step: forward and backward of all micro-batches; `sums` gets what the last stage counted."""
+    def gradients(self, objective: Objective, batches: list[Any], sums: Sums, counted: list[float] | None) -> None:
+        """One step: forward and backward of all micro-batches; `sums` gets what the last stage counted.
+
+        `counted` is what each micro-batch of a mixture of experts counts over all ranks, else None.
+        """
         self.objective, self.micro, self.sums = objective, batches, sums
         tokens = torch.cat([batch.tokens for batch in batches])
         ids = torch.cat([batch.document_ids for batch in batches])
@@ -112,14 +125,20 @@ class Pipeline:
         numbers = torch.arange(len(batches))
         first, last = 0 in self.stages.numbers, self.has_loss
         keywords: dict[str, Any] = {"document_ids": ids}
+        if counted is not None:
+            keywords["counted"] = torch.tensor(counted)
         if last:
             keywords |= {"target": numbers, "losses": []}
         schedule.step(*([tokens] if first else []), return_outputs=False, **keywords)
+        if counted is not None:
+            for part in self.stages.parts:
+                sums.add_cost(part.config, part.uneven)
+                part.uneven = 0.0
 
     def _loss(self, output: Tensor, number: Tensor) -> Tensor:
         assert self.objective is not None
         loss = self.objective(self._whole(output), self.micro[int(number)])
-        self.sums.add(loss)
+        self.sums.add(loss, apart=is_mixture(self.stages))
         return loss.total
 
     def _whole(self, output: Tensor) -> Any:

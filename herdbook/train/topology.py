@@ -16,7 +16,7 @@ from herdbook.train.phases import Plan
 
 
 class ParallelSettings(Settings):
-    """The topology of a run; the product of the five numbers is the number of processes."""
+    """The topology of a run; data * shard * tensor * context * pipeline is the number of processes."""
 
     data: int = Field(1, gt=0)
     """Copies of the whole model, each on other rows; with `shard` above 1 this is hybrid sharding (HSDP)."""
@@ -29,6 +29,9 @@ class ParallelSettings(Settings):
 
     context: int = Field(1, gt=0)
     """Ranks that share the tokens of a row; keys and values are gathered."""
+
+    expert: int = Field(1, gt=0)
+    """Ranks, of those of `shard` and `context`, that share out the experts of a mixture; tokens travel to theirs."""
 
     pipeline: int = Field(1, gt=0)
     """Ranks that share the blocks in order; the micro-batches are those of `accumulate`."""
@@ -81,10 +84,14 @@ class ParallelSettings(Settings):
 def check(parallel: ParallelSettings, config: ModelConfig, rows: int, length: int, accumulate: int) -> None:
     """UserError when the topology does not divide the model or the batch; it says which numbers would."""
     tensor = parallel.tensor
-    if config.experts and (tensor > 1 or parallel.pipeline > 1):
-        raise UserError(
-            "parallel: a mixture of experts is trained with data, shard and context; leave tensor and pipeline at 1"
-        )
+    if parallel.expert > 1:
+        if not config.experts:
+            raise UserError(
+                f"parallel.expert={parallel.expert} shares out the experts of a mixture, and the model is dense; "
+                "leave it out, or upcycle the model"
+            )
+        _divides("parallel.expert", parallel.expert, "the model's experts", config.experts)
+        _divides("parallel.expert", parallel.expert, "shard * context", parallel.shard * parallel.context)
     for name in ("heads", "kv_heads", "ffn_dim"):
         _divides("parallel.tensor", tensor, f"the model's {name}", getattr(config, name))
     if tensor > 1:

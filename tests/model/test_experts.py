@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from herdbook.model.config import ModelConfig
-from herdbook.model.documents import Documents
-from herdbook.model.experts import Experts, collect_imbalance, imbalance
+from herdbook.model.experts import Experts, imbalance
 from herdbook.model.huggingface import load_model, save_model
 from herdbook.model.upcycle import upcycle
 from herdbook.settings import UserError
 from herdbook.tokens.batches import Batch
+from herdbook.train.gradients import OneProcess, judged
 from herdbook.train.objective import NextToken
 from herdbook.train.recompute import recompute
 from tests.support.models import SHAPES, tiny_config, tiny_model
@@ -100,44 +102,53 @@ def test_each_token_gets_its_best_experts_by_brute_force() -> None:
             shares = (layer.router.weight @ token).softmax(0).tolist()
             best = sorted(range(5), key=lambda e: -shares[e])[:3]
             total = sum(shares[e] for e in best)
-            wanted = sum(shares[e] / total * layer.experts[e](token) for e in best)
+            wanted = sum(shares[e] / total * layer.experts[str(e)](token) for e in best)
             assert (found[row, place] - wanted).abs().max() < 1e-5
 
 
 def test_imbalance_is_least_when_even_and_most_when_one_expert_takes_all() -> None:
     even = torch.full((8, 4), 0.25)
-    spread = torch.tensor([[i % 4, (i + 1) % 4] for i in range(8)])
-    assert imbalance(even, spread) == pytest.approx(2.0)
+    assert imbalance(even, torch.tensor([4, 4, 4, 4]), 2) == pytest.approx(2.0)
     one = torch.zeros(8, 4)
     one[:, 0] = 1.0
-    assert imbalance(one, torch.zeros(8, 1, dtype=torch.int64)) == pytest.approx(4.0)
+    assert imbalance(one, torch.tensor([8, 0, 0, 0]), 1) == pytest.approx(4.0)
 
 
-def test_the_objective_adds_the_routers_loss_when_learning_only() -> None:
-    model = lively_mixture(router_loss=0.5)
-    ids = torch.zeros_like(TOKENS)
-    batch = Batch(TOKENS, torch.roll(TOKENS, -1, 1), ids)
-    learning = NextToken()(model, batch)
-    with torch.no_grad():
-        judged = NextToken()(model, batch)
-        model.hidden(TOKENS, Documents.from_ids(ids))
-    assert collect_imbalance(model) is None
-    uneven = learning.metrics["imbalance"] / learning.count
-    assert 2.0 < uneven < 8.0
-    wanted = judged.total + 0.5 * uneven.detach() * learning.count
-    assert float(learning.total.detach()) == pytest.approx(float(wanted), rel=1e-6)
-    assert float(learning.metrics["next_token_loss"].detach()) == pytest.approx(float(judged.total), rel=1e-6)
+def test_the_routers_loss_is_that_of_transformers_and_is_felt_when_learning_only() -> None:
+    """Loss and gradients as if the mean over layers of the imbalance were a term of the objective's loss."""
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-
-def test_what_recomputing_leaves_does_not_count_when_judged() -> None:
-    model = lively_mixture(router_loss=0.5)
-    plain = lively_mixture(router_loss=0.0)
+    model, plain = lively_mixture(router_loss=0.5), lively_mixture(router_loss=0.0)
     batch = Batch(TOKENS, torch.roll(TOKENS, -1, 1), torch.zeros_like(TOKENS))
-    for block in model.blocks:
-        recompute(block, "full")
-    NextToken()(model, batch).total.backward()
+    scores: list[Tensor] = []
+    for block in plain.blocks:
+        block.feed_forward.router.register_forward_hook(lambda module, args, output: scores.append(output))
+    task = NextToken()(plain, batch)
+    uneven = sum(load_balancing_loss_func((one,), 8, 2) for one in scores) / len(scores)
+    assert 2.0 < uneven < 8.0
+    (task.total + 0.5 * uneven * task.count).backward()
+    alone, uneven = task.total.detach(), uneven.detach()
+    sums = OneProcess().gradients(model, NextToken(), [batch], nullcontext)
+    assert float(sums.metrics["task_loss"]) == pytest.approx(float(alone), rel=1e-6)
+    assert float(sums.metrics["imbalance"]) == pytest.approx(float(uneven) * task.count, rel=1e-6)
+    assert float(sums.total) == pytest.approx(float(alone + 0.5 * uneven * task.count), rel=1e-6)
+    for (name, weight), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(weight.grad, other.grad, rtol=1e-5, atol=1e-4, msg=name)
     with torch.no_grad():
-        assert float(NextToken()(model, batch).total) == float(NextToken()(plain, batch).total)
+        assert float(judged(model, NextToken(), batch)) == pytest.approx(float(alone), rel=1e-6)
+
+
+def test_what_recomputing_leaves_is_counted_once() -> None:
+    model, again = lively_mixture(router_loss=0.5), lively_mixture(router_loss=0.5)
+    batch = Batch(TOKENS, torch.roll(TOKENS, -1, 1), torch.zeros_like(TOKENS))
+    for block in again.blocks:
+        recompute(block, "full")
+    wanted, found = (OneProcess().gradients(one, NextToken(), [batch], nullcontext) for one in (model, again))
+    assert found.total == wanted.total
+    for weight, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(weight.grad, other.grad)
+    with torch.no_grad():
+        assert judged(again, NextToken(), batch) == judged(model, NextToken(), batch)
 
 
 def test_only_the_chosen_experts_count_as_work() -> None:

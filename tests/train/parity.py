@@ -28,10 +28,10 @@ TABLE: Table = []
 
 
 class Case:
-    """A model's layers, micro-batches of a step, and settings, the same for one process and for all topologies."""
+    """A model's shape, micro-batches of a step, and settings, the same for one process and for all topologies."""
 
-    def __init__(self, layers: int, accumulate: int, **changes: Any) -> None:
-        self.layers, self.accumulate, self.changes = layers, accumulate, changes
+    def __init__(self, layers: int, accumulate: int, shape: dict[str, Any] | None = None, **changes: Any) -> None:
+        self.layers, self.accumulate, self.shape, self.changes = layers, accumulate, shape or {}, changes
 
     @property
     def settings(self) -> TrainSettings:
@@ -39,7 +39,7 @@ class Case:
         return tiny_settings(**{**quick, "accumulate": self.accumulate, **self.changes})
 
     def model(self, seed: int = 0) -> Any:
-        return tiny_model(seed, layers=self.layers, heads=4, kv_heads=4)
+        return tiny_model(seed, layers=self.layers, heads=4, kv_heads=4, **self.shape)
 
     def batches(self) -> RandomBatches:
         return RandomBatches(rows=ROWS * self.accumulate, length=LENGTH, split=self.accumulate)

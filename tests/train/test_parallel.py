@@ -13,6 +13,9 @@ from tests.train.parity import LIMIT, TABLE, Case, errors
 
 DEEP, FLAT = Case(4, 4), Case(2, 2)
 MUON = Case(2, 2, optimizer="muon")
+MIXTURE = {"experts": 4, "experts_per_token": 2, "router_loss": 0.5}
+MIXED, DEEP_MIXED = Case(2, 2, MIXTURE), Case(4, 4, MIXTURE)
+MIXED_MUON = Case(2, 2, MIXTURE, optimizer="muon")
 TWO = {"FSDP": {"shard": 2}, "TP": {"tensor": 2}, "CP": {"context": 2}}
 SCHEDULES = {
     "PP 1F1B": {"pipeline": 2},
@@ -28,6 +31,17 @@ PAIRS = {
     "TP PP": {"tensor": 2, "pipeline": 2},
     "CP PP": {"context": 2, "pipeline": 2},
 }
+MIXED_TWO = {"MoE TP": {"tensor": 2}, "MoE PP": {"pipeline": 2}, "EP": {"shard": 2, "expert": 2}}
+MIXED_FOUR = {"EP FSDP": {"shard": 4, "expert": 2, "recompute": "full", "reshard": True}}
+MIXED_TWO_MORE = {"MoE FSDP": {"shard": 2}, "MoE CP": {"context": 2}, "EP CP": {"context": 2, "expert": 2}}
+MIXED_FOUR_MORE = {
+    "EP of 4": {"shard": 4, "expert": 4},
+    "EP HSDP": {"data": 2, "shard": 2, "expert": 2},
+    "EP TP": {"shard": 2, "expert": 2, "tensor": 2},
+    "EP PP": {"shard": 2, "expert": 2, "pipeline": 2},
+}
+MIXED_EIGHT = {"EP TP PP": {"shard": 2, "expert": 2, "tensor": 2, "pipeline": 2}}
+MIXED_SCHEDULES = {f"MoE {name}": topology for name, topology in SCHEDULES.items()}
 SPREAD = {"FSDP TP": {"shard": 2, "tensor": 2}}
 SIXTEEN = {
     "all four": {"shard": 2, "tensor": 2, "context": 2, "pipeline": 2},
@@ -65,6 +79,31 @@ def test_muon_on_matrices_in_parts_equals_one_process(tmp_path: Path) -> None:
 def test_recomputation_changes_nothing(tmp_path: Path) -> None:
     how = {name: {"shard": 2, "recompute": name, "reshard": True} for name in ("full", "selective")}
     assert strays(tmp_path, FLAT, how) == {}
+
+
+def test_a_mixture_on_two_ranks_equals_one_process(tmp_path: Path) -> None:
+    assert strays(tmp_path, MIXED, MIXED_TWO) == {}
+
+
+def test_experts_shared_out_and_sharded_equal_one_process(tmp_path: Path) -> None:
+    assert strays(tmp_path, MIXED, MIXED_FOUR) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "topologies"),
+    [
+        (MIXED, MIXED_TWO_MORE),
+        (MIXED, MIXED_FOUR_MORE),
+        (MIXED, MIXED_EIGHT),
+        (DEEP_MIXED, MIXED_SCHEDULES),
+        (MIXED_MUON, MIXED_FOUR),
+    ],
+)
+def test_experts_with_every_other_axis_equal_one_process(
+    tmp_path: Path, case: Case, topologies: dict[str, Any]
+) -> None:
+    assert strays(tmp_path, case, topologies) == {}
 
 
 @pytest.mark.slow

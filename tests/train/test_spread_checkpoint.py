@@ -37,6 +37,19 @@ def test_a_run_goes_on_with_the_same_losses_on_any_other_topology(tmp_path: Path
     assert losses(folder) == pytest.approx(wanted, rel=1e-5)
 
 
+def test_experts_go_on_where_others_had_them(tmp_path: Path) -> None:
+    def mixture(steps: int) -> Case:
+        shape = {"experts": 4, "router_loss": 0.5}
+        return Case(2, 2, shape, steps=steps, optimizer="muon", schedule="constant")
+
+    mixture(WHOLE).alone(tmp_path / "one")
+    folder = tmp_path / "run"
+    run_ranks(4, mixture(2).spread, folder, {"shard": 2, "tensor": 2, "expert": 2})
+    run_ranks(2, mixture(4).spread, folder, {"pipeline": 2})
+    mixture(WHOLE).alone(folder)
+    assert losses(folder) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
 def damaged(folder: Path) -> None:
     case(5, "adamw").spread(folder, TWO["FSDP"])
 

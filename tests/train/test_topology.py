@@ -22,11 +22,23 @@ from tests.support.models import tiny_config
         ({"pipeline": 8}, r"8 pipeline stages for 2 layers, embedding and head; at most 4"),
         ({"pipeline": 4}, r"4 pipeline stages need at least as many micro-batches, and accumulate=3; accumulate=4"),
         ({"pipeline": 2, "schedule": "interleaved"}, r"pipeline=2 does not divide accumulate=3; 1, 3 would"),
+        ({"shard": 2, "expert": 2}, r"expert=2 shares out the experts of a mixture, and the model is dense"),
     ],
 )
 def test_what_does_not_divide_is_told_with_what_would(topology: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check(ParallelSettings(**topology), tiny_config(), rows=8, length=64, accumulate=3)
+
+
+def test_experts_are_shared_out_among_ranks_that_share_weights() -> None:
+    mixture = tiny_config(experts=6)
+    for topology, message in (
+        ({"shard": 4, "expert": 4}, r"parallel\.expert=4 does not divide the model's experts=6; 1, 2, 3, 6 would"),
+        ({"data": 2, "expert": 2}, r"parallel\.expert=2 does not divide shard \* context=1; 1 would"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check(ParallelSettings(**topology), mixture, rows=8, length=64, accumulate=3)
+    check(ParallelSettings(shard=2, context=3, expert=6), mixture, rows=8, length=60, accumulate=3)
 
 
 def test_a_tied_model_has_no_pipeline() -> None:
