@@ -24,6 +24,8 @@ def kinds_of_weights(model: nn.Module) -> dict[str, list[tuple[str, Tensor]]]:
     kinds: dict[str, list[tuple[str, Tensor]]] = {kind: [] for kind in KINDS}
     head = getattr(getattr(model, "head", None), "weight", None)
     embedding = getattr(getattr(model, "embedding", None), "weight", None)
+    if getattr(getattr(model, "config", None), "tied_embeddings", False):
+        head = embedding
     for name, weight in model.named_parameters():  # a shared weight comes once
         if not weight.requires_grad:
             continue

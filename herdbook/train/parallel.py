@@ -112,10 +112,10 @@ class Parallel:
         if part.norm is not None:
             parallelize_module(part.norm, mesh, SequenceParallel())
             part.norm.register_forward_hook(_gather_sequence)
-        if part.head is not None and (part.embedding is None or part.head.weight is not part.embedding.weight):
-            parallelize_module(part.head, mesh, ColwiseParallel())
         if part.head is not None and part.embedding is not None and part.config.tied_embeddings:
             part.head.weight = part.embedding.weight
+        elif part.head is not None:
+            parallelize_module(part.head, mesh, ColwiseParallel())
 
     def _shard(self, part: Any, blocks: list[Any], bf16: bool) -> None:
         mesh, reshard = self.ranks.fsdp_mesh, self.settings.reshard

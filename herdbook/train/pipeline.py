@@ -22,6 +22,7 @@ from herdbook.train.context import ContextParallel
 from herdbook.train.distributed import Ranks
 from herdbook.train.gradients import Sums, is_mixture, press
 from herdbook.train.objective import Objective
+from herdbook.train.spread import local
 from herdbook.train.topology import ParallelSettings, layers_of_stages, stages_of_rank
 
 SCHEDULES: dict[str, Any] = {
@@ -73,6 +74,8 @@ class Stages(nn.Module):
         total = settings.total_stages
         layers = layers_of_stages(model.config.layers, total)
         self.config, self.numbers = model.config, stages_of_rank(settings, rank)
+        if total > 1 and model.config.tied_embeddings:
+            model.head = _copied(model.head)  # a stage of its own; `Tie` keeps it what the embedding is
         parts = [Part(model, layers[n], n == 0, n == total - 1, context) for n in self.numbers]
         self.parts: list[Part]
         object.__setattr__(self, "parts", parts)  # not registered: the names below are the whole model's
@@ -80,12 +83,73 @@ class Stages(nn.Module):
         self.blocks = nn.ModuleDict(blocks)
         self.embedding = next((part.embedding for part in parts if part.embedding is not None), None)
         self.norm = next((part.norm for part in parts if part.norm is not None), None)
-        self.head = next((part.head for part in parts if part.head is not None), None)
+        head = next((part.head for part in parts if part.head is not None), None)
+        self.head = None if model.config.tied_embeddings else head
 
     def modules(self) -> Any:  # type: ignore[override]
         """All modules, the stages themselves among them."""
         yield from super().modules()
         yield from self.parts
+
+
+def _copied(head: nn.Linear) -> nn.Linear:
+    made = nn.Linear(head.in_features, head.out_features, bias=False, device=head.weight.device)
+    with torch.no_grad():
+        made.weight.copy_(head.weight)
+    return made
+
+
+class Tie:
+    """Keeps the last stage's head what the first stage's embedding is, where a model has one weight for both.
+
+    The embedding is the weight: it is trained, saved and counted. Before a step the head gets its numbers, and after
+    it the embedding gets the head's gradient. Both are cut alike, so each rank talks to one other.
+    """
+
+    def __init__(self, stages: Stages, ranks: Ranks) -> None:
+        self.group, self.rank, self.device = ranks.pipeline_group, ranks.stage_rank, ranks.device
+        settings = ranks.settings
+        self.first = 0
+        self.last = next(
+            r for r in range(settings.pipeline) if settings.total_stages - 1 in stages_of_rank(settings, r)
+        )
+        self.embedding: nn.Parameter | None = stages.embedding.weight if stages.embedding is not None else None
+        heads = [part.head for part in stages.parts if part.head is not None]
+        self.head: nn.Parameter | None = heads[0].weight if heads else None
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Give the head the embedding's numbers."""
+        found = self._sent(None if self.embedding is None else local(self.embedding), self.first, self.last)
+        if self.head is not None:
+            local(self.head).copy_(found)
+
+    @torch.no_grad()
+    def add_gradient(self) -> None:
+        """Add the head's gradient to the embedding's."""
+        mine = None
+        if self.head is not None:
+            assert self.head.grad is not None
+            mine, self.head.grad = local(self.head.grad), None
+        found = self._sent(mine, self.last, self.first)
+        if self.embedding is not None:
+            assert self.embedding.grad is not None
+            local(self.embedding.grad).add_(found)
+
+    def _sent(self, part: Tensor | None, source: int, target: int) -> Tensor:
+        """What `source` has, on `target`; elsewhere nothing that is of use."""
+        if source == target == self.rank:
+            assert part is not None
+            return part
+        if self.rank == source:
+            assert part is not None
+            dist.send(part.contiguous(), group=self.group, group_dst=target)
+        elif self.rank == target:
+            like = self.embedding if self.head is None else self.head
+            assert like is not None
+            part = torch.empty_like(local(like))
+            dist.recv(part, group=self.group, group_src=source)
+        return torch.empty(0) if part is None else part
 
 
 class Whole:
@@ -110,6 +174,7 @@ class Pipeline:
         self.micro: list[Any] = []
         self.sums = Sums(0.0)
         self.schedules: dict[tuple[int, ...], Any] = {}
+        self.tie = Tie(stages, ranks) if stages.config.tied_embeddings else None
         for part in stages.parts:
             part.share = 1.0 / self.settings.tensor
 
@@ -129,7 +194,11 @@ class Pipeline:
             keywords["counted"] = torch.tensor(counted)
         if last:
             keywords |= {"target": numbers, "losses": []}
+        if self.tie is not None:
+            self.tie.refresh()
         schedule.step(*([tokens] if first else []), return_outputs=False, **keywords)
+        if self.tie is not None:
+            self.tie.add_gradient()
         if counted is not None:
             for part in self.stages.parts:
                 sums.add_cost(part.config, part.uneven)
@@ -172,6 +241,8 @@ class Pipeline:
 
     def judge(self, objective: Objective, batch: Any) -> float:
         """The objective's summed loss of one batch, on the rank that has the last stage; 0 elsewhere."""
+        if self.tie is not None:
+            self.tie.refresh()
         group, ranks = self.ranks.pipeline_group, self.settings.pipeline
         where = {stage: rank for rank in range(ranks) for stage in stages_of_rank(self.settings, rank)}
         rows, length = batch.tokens.shape

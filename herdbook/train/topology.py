@@ -118,11 +118,6 @@ def check_plan(parallel: ParallelSettings, config: ModelConfig, plan: Plan) -> N
 
 def _check_pipeline(parallel: ParallelSettings, config: ModelConfig, accumulate: int) -> None:
     stages = parallel.total_stages
-    if config.tied_embeddings:
-        raise UserError(
-            "parallel.pipeline: embedding and head lie on different ranks, but tied_embeddings makes them one weight; "
-            "use pipeline=1 or a model with tied_embeddings=false"
-        )
     if config.layers + 2 < stages:
         raise UserError(
             f"parallel: {stages} pipeline stages for {config.layers} layers, embedding and head; "

@@ -15,6 +15,7 @@ DEEP, FLAT = Case(4, 4), Case(2, 2)
 MUON = Case(2, 2, optimizer="muon")
 MIXTURE = {"experts": 4, "experts_per_token": 2, "router_loss": 0.5}
 MIXED, DEEP_MIXED = Case(2, 2, MIXTURE), Case(4, 4, MIXTURE)
+TIED = Case(4, 4, {"tied_embeddings": True}, optimizer="muon")
 MIXED_MUON = Case(2, 2, MIXTURE, optimizer="muon")
 TWO = {"FSDP": {"shard": 2}, "TP": {"tensor": 2}, "CP": {"context": 2}}
 SCHEDULES = {
@@ -42,6 +43,8 @@ MIXED_FOUR_MORE = {
 }
 MIXED_EIGHT = {"EP TP PP": {"shard": 2, "expert": 2, "tensor": 2, "pipeline": 2}}
 MIXED_SCHEDULES = {f"MoE {name}": topology for name, topology in SCHEDULES.items()}
+TIED_TWO = {"tied PP 1F1B": {"pipeline": 2}, "tied PP ZBV": {"pipeline": 2, "schedule": "zbv"}}
+TIED_EIGHT = {"tied FSDP TP PP": {"shard": 2, "tensor": 2, "pipeline": 2, "schedule": "interleaved"}}
 SPREAD = {"FSDP TP": {"shard": 2, "tensor": 2}}
 SIXTEEN = {
     "all four": {"shard": 2, "tensor": 2, "context": 2, "pipeline": 2},
@@ -87,6 +90,15 @@ def test_a_mixture_on_two_ranks_equals_one_process(tmp_path: Path) -> None:
 
 def test_experts_shared_out_and_sharded_equal_one_process(tmp_path: Path) -> None:
     assert strays(tmp_path, MIXED, MIXED_FOUR) == {}
+
+
+def test_a_head_that_is_the_embedding_equals_one_process_at_both_ends_of_a_pipeline(tmp_path: Path) -> None:
+    assert strays(tmp_path, TIED, TIED_TWO) == {}
+
+
+@pytest.mark.slow
+def test_a_head_that_is_the_embedding_equals_one_process_when_both_are_cut(tmp_path: Path) -> None:
+    assert strays(tmp_path, TIED, TIED_EIGHT) == {}
 
 
 @pytest.mark.slow

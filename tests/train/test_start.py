@@ -42,7 +42,7 @@ def assert_same(folder: Path, wanted: Transformer) -> None:
     [
         ({"shard": 2, "tensor": 2}, {"tied_embeddings": True, "kv_heads": 2}),
         ({"tensor": 2, "pipeline": 2}, UNTIED),
-        ({"shard": 4, "expert": 2}, {"experts": 4}),
+        ({"shard": 2, "expert": 2, "pipeline": 2}, {"experts": 4, "tied_embeddings": True}),
     ],
 )
 def test_drawn_read_and_written_in_parts_equals_whole(

@@ -41,11 +41,6 @@ def test_experts_are_shared_out_among_ranks_that_share_weights() -> None:
     check(ParallelSettings(shard=2, context=3, expert=6), mixture, rows=8, length=60, accumulate=3)
 
 
-def test_a_tied_model_has_no_pipeline() -> None:
-    with pytest.raises(UserError, match="tied_embeddings makes them one weight"):
-        check(ParallelSettings(pipeline=2), tiny_config(tied_embeddings=True), 8, 64, 4)
-
-
 def test_the_papers_405b_has_one_block_less_on_the_first_and_last_stage() -> None:
     config = preset("llama3-405b")
     found = [len(layers) for layers in layers_of_stages(config.layers, 16)]
