@@ -67,6 +67,7 @@ def global_phase(path: Path, count: int) -> dict[str, Any]:
     """Run the phase on a file of signatures; time, peak memory, and what it found of what was planted."""
     from herdbook.corpus.columns import near_among
     from herdbook.corpus.engine import Native
+    from herdbook.corpus.likeness import Signatures
 
     rows = np.arange(count)
     # Originals are better than their copies, else two copies of one original may both rightly stay.
@@ -74,9 +75,8 @@ def global_phase(path: Path, count: int) -> dict[str, Any]:
     rank[np.lexsort((mixed(rows), rows % 10 < 7))] = rows
     starts = [*range(0, count, BLOCK), count]
     with common.processor_time() as used:
-        gone, _, _ = near_among(
-            path, WIDTH, starts, np.ones(count, bool), rank, BAND_ROWS, THRESHOLD, Native(path.parent / "engine")
-        )
+        held, engine = Signatures(path, WIDTH, THRESHOLD), Native(path.parent / "engine")
+        gone, _, _ = near_among(held, None, starts, np.ones(count, bool), rank, BAND_ROWS, engine)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     removed = np.zeros(count, dtype=bool)
     removed[np.argsort(rank)[gone]] = True

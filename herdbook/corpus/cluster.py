@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,36 +52,43 @@ def dataframes(folder: Path) -> Dataframes:
 
     connect()
     daft.set_runner_ray(noop_if_initialized=True)
-    return Dataframes(folder, 2 * cores(), spread)
+    return Dataframes(folder, 2 * cores(), each)
+
+
+def each(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    """What a function gives for each tuple of arguments, in their order; raises as `spread` does."""
+    ended: dict[int, Any] = {}
+    turn = 0
+    for number, _, result in spread(function, calls):
+        ended[number] = result
+        while turn in ended:
+            yield ended.pop(turn)
+            turn += 1
 
 
 def spread(
-    function: Callable[..., Any],
-    calls: Iterable[tuple[Any, ...]],
-    done: Callable[[tuple[Any, ...], Any], None] | None = None,
-) -> None:
-    """Call a function with each tuple of arguments as tasks of the cluster; `done` hears of each result.
+    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
+) -> Iterator[tuple[int, tuple[Any, ...], Any]]:
+    """Call a function with each tuple of arguments as tasks of the cluster; number, arguments and result as they end.
 
     Raises UserError when a task's workers died RETRIES + 1 times, and the function's own error as it was.
     """
     ray = connect()
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(function)
-    waiting: dict[Any, tuple[Any, ...]] = {}
-    left = iter(calls)
+    waiting: dict[Any, tuple[int, tuple[Any, ...]]] = {}
+    left = enumerate(calls)
     room = AHEAD * cores()
     more = True
     try:
         while more or waiting:
             while more and len(waiting) < room:
-                arguments = next(left, None)
-                more = arguments is not None
-                if arguments is not None:
-                    waiting[task.remote(*arguments)] = arguments
+                call = next(left, None)
+                more = call is not None
+                if call is not None:
+                    waiting[task.remote(*call[1])] = call
             for reference in ray.wait(list(waiting))[0] if waiting else []:
                 result = _result(ray, reference)
-                arguments = waiting.pop(reference)
-                if done:
-                    done(arguments, result)
+                yield *waiting.pop(reference), result
     except BaseException:
         for reference in waiting:
             ray.cancel(reference, force=True)

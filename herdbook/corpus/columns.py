@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 
 from herdbook.corpus import dedup, divergence, lines
 from herdbook.corpus.engine import Engine
-from herdbook.corpus.measured import Measured, lists, read_shard, signatures
+from herdbook.corpus.likeness import Shingles, Signatures, write_signatures
+from herdbook.corpus.measured import Measured, lists, read_shard
 from herdbook.corpus.minhash import band_keys
 from herdbook.corpus.settings import CurateSettings
-from herdbook.corpus.spill import gather
 
 Columns = dict[str, np.ndarray]
 """Values (N,) float64 by column, NaN where there are none. Beside what was registered it may hold `duplicate_of`, (N,)
@@ -111,16 +111,18 @@ def _of(view: View, gone: np.ndarray, keeper: np.ndarray) -> np.ndarray:
 
 @provides("duplicate_near_similarity")
 def near_duplicates(view: View) -> Columns:
-    """Estimated Jaccard similarity to the better document that a document nearly repeats."""
-    measured, path = view.measured, view.folder / "signatures"
-    with open(path, "wb") as file:
-        for _, table in measured.parts("duplicate_signature"):
-            file.write(memoryview(np.ascontiguousarray(signatures(table["duplicate_signature"]))))  # type: ignore[arg-type]
+    """Jaccard similarity to the better document that a document nearly repeats, counted where estimates leave doubt."""
+    measured, settings = view.measured, view.settings
     width = measured.schema.field("duplicate_signature").type.byte_width // 4
-    rows = view.settings.duplicates.band_rows
-    worded, starts = view.worded(), measured.starts.tolist()
-    gone, keeper, alike = near_among(path, width, starts, worded, view.rank, rows, view.threshold, view.engine)
-    path.unlink()
+    held = Signatures(view.folder / "signatures", width, view.threshold, settings.duplicates.doubtful)
+    with open(held.path, "wb") as file:
+        file.truncate(measured.count * width * 4)
+    starts = measured.starts.tolist()
+    for _ in view.engine.each(write_signatures, ((s, held.path, at) for s, at in zip(measured.shards, starts))):
+        pass
+    shingles = Shingles(measured, settings.measure.shingle_words, view.folder / "shingles", view.engine)
+    rows = settings.duplicates.band_rows
+    gone, keeper, alike = near_among(held, shingles, starts, view.worded(), view.rank, rows, view.engine)
     of = _of(view, gone, keeper)
     values = np.zeros(measured.count)
     values[np.argsort(view.rank)[gone]] = alike
@@ -128,31 +130,31 @@ def near_duplicates(view: View) -> Columns:
 
 
 def near_among(
-    path: Path,  # file of signatures (N, width) uint32
-    width: int,
-    starts: list[int],  # where parts of it begin and the last one ends
+    held: Signatures,
+    shingles: Shingles | None,
+    starts: list[int],  # where parts of the file begin and the last one ends
     chosen: np.ndarray,  # (N,) bool documents that count
     rank: np.ndarray,  # (N,) int64 which is the better
     band_rows: int,
-    threshold: float,
     engine: Engine,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`dedup.near` among the signatures of a file, which is read part by part."""
     row = np.empty(len(rank), dtype=np.int64)
     row[rank] = np.arange(len(rank))
     parts = (
-        partial(_band_keys, path, slice(start, stop), width, band_rows, chosen[start:stop], rank[start:stop])
+        partial(_band_keys, held, slice(start, stop), band_rows, chosen[start:stop], rank[start:stop])
         for start, stop in pairwise(starts)
     )
-    pairs = engine.hub_pairs(parts, len(rank), len(rank) * (width // band_rows))
-    return dedup.near(pairs, lambda ranks: gather(path, row[ranks], width), threshold, engine)
+    pairs = engine.hub_pairs(parts, len(rank), len(rank) * (held.width // band_rows))
+    return dedup.near(pairs, row, held, shingles, engine)
 
 
 def _band_keys(
-    path: Path, rows: slice, width: int, size: int, chosen: np.ndarray, rank: np.ndarray
+    held: Signatures, rows: slice, size: int, chosen: np.ndarray, rank: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Keys of all bands, and ranks, of the chosen ones among some documents of a file of signatures."""
-    found = np.fromfile(path, "<u4", (rows.stop - rows.start) * width, offset=rows.start * width * 4)
+    width = held.width
+    found = np.fromfile(held.path, "<u4", (rows.stop - rows.start) * width, offset=rows.start * width * 4)
     keys = band_keys(found.reshape(-1, width)[chosen], size)
     return keys.reshape(-1), np.repeat(rank[chosen], keys.shape[1])
 

@@ -35,7 +35,7 @@ __all__ = ["CurateSettings", "curate", "decide_again"]
 ENGINE_VARIABLE = "HERDBOOK_ENGINE"
 """What `herdbook run --engine` sets: the engine of curations whose settings leave it open."""
 WRITERS = 4
-"""Most shards of documents written at a time; each is wholly in memory meanwhile."""
+"""Most shards of documents this machine writes at a time; each is wholly in memory meanwhile."""
 RETRIES = 2
 """How often a shard is given to another process after one died with it."""
 
@@ -85,8 +85,9 @@ def decide_again(settings: CurateSettings, out: Path) -> dict[str, Any]:
     losses = [loss for note in notes for loss in note["losses"]]
     _tell_losses(losses, measured.count)
     work = out / ".decided"
-    decision = Deciding(measured, settings, _engine(settings, work / ".engine"), work).decide()
-    written = write_documents(measured, decision, out, min(settings.workers or free_cores(), WRITERS))
+    engine = _engine(settings, work / ".engine")
+    decision = Deciding(measured, settings, engine, work).decide()
+    written = write_documents(measured, decision, out, engine, min(settings.workers or free_cores(), WRITERS))
     write_text(out / "quarantine.jsonl", "".join(json.dumps(loss, ensure_ascii=False) + "\n" for loss in losses))
     skipped: Counter[str] = sum((Counter(note["skipped"]) for note in notes), Counter())
     rows = funnel_rows(decision, measured.numbers("length_characters"), len(losses), written)
@@ -160,14 +161,12 @@ def _measure_on_ray(
 ) -> None:
     from herdbook.corpus import cluster
 
-    def done(call: tuple[Any, ...], pages: int) -> None:
-        shard, _, target = call
+    calls = ((shard, settings, _target(folder, number)) for number, shard in missing)
+    for _, (shard, _, target), pages in cluster.spread(measure_shard, calls):
         if not target.is_file():
             raise UserError(f"{target} was measured on another node and is not seen here; all nodes must see the book")
         tracker.note(pages=pages)
         tracker.advance(shard.size / 1e6)
-
-    cluster.spread(measure_shard, ((s, settings, _target(folder, n)) for n, s in missing), done)
 
 
 def _measure_parallel(

@@ -22,8 +22,8 @@ os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
 
-Spread = Callable[[Callable[..., None], Iterable[tuple[Any, ...]]], None]
-"""Calls a function once with each tuple of arguments, wherever there is room."""
+Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
+"""What a function gives for each tuple of arguments, in their order; called wherever there is room."""
 
 
 class Dataframes:
@@ -33,9 +33,9 @@ class Dataframes:
         self,
         folder: Path,
         partitions: int,  # 0 leaves it to the runner
-        spread: Spread,
+        calls_each: Each,
     ) -> None:
-        self.folder, self.partitions, self.spread = folder.absolute(), partitions, spread
+        self.folder, self.partitions, self.calls_each = folder.absolute(), partitions, calls_each
 
     def hub_pairs(self, parts: Parts, ranks: int, expected: int) -> Iterator[np.ndarray]:
         """See `engine.Engine`."""
@@ -88,6 +88,10 @@ class Dataframes:
         label[found["node"].to_numpy()] = found["label"].to_numpy()
         return label
 
+    def each(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], here: int = 1) -> Iterator[Any]:
+        """See `engine.Engine`."""
+        return self.calls_each(function, calls)
+
     def _rows(self, parts: Iterable[Any], columns: tuple[str, ...]) -> Any:
         """The rows that the parts make, as a frame; None when there are none."""
         import daft
@@ -95,7 +99,9 @@ class Dataframes:
         keys = self.folder / "keys"
         shutil.rmtree(keys, ignore_errors=True)
         keys.mkdir(parents=True)
-        self.spread(_write_part, ((part, columns, keys / f"{n:06d}.parquet") for n, part in enumerate(parts)))
+        calls = ((part, columns, keys / f"{number:06d}.parquet") for number, part in enumerate(parts))
+        for _ in self.each(_write_part, calls):
+            pass
         files = sorted(str(file) for file in keys.glob("*.parquet"))
         if not files:
             keys.rmdir()
@@ -117,10 +123,9 @@ class Dataframes:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def here(function: Callable[..., None], calls: Iterable[tuple[Any, ...]]) -> None:
+def here(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
     """Calls one after the other in this process."""
-    for arguments in calls:
-        function(*arguments)
+    return (function(*arguments) for arguments in calls)
 
 
 def _write_part(part: Callable[[], Any], columns: tuple[str, ...], target: Path) -> None:

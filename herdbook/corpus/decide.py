@@ -25,7 +25,7 @@ from herdbook.corpus.rules import Rule, active_rules, first_rule, known_column
 from herdbook.corpus.settings import CurateSettings
 from herdbook.settings import UserError
 
-VERSION = 1
+VERSION = 2
 """Raised when a provider changes what it gives, so that what an older one found is not taken again."""
 _ELSEWHERE = "sources measure rules thresholds off on workers engine rule_sets redact"
 ELSEWHERE = frozenset(_ELSEWHERE.split())

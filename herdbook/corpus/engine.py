@@ -2,14 +2,17 @@
 
 Which rows share a key, which keys stand in many documents, which documents hang together. `Native` answers them with
 files on disk and numpy (spill.py), so memory stays small; `daft_engine.Dataframes` with joins and group-bys only, which
-Daft runs here or on a Ray cluster. Both give the same answers. Keys and ranks are int64 throughout.
+Daft runs here or on a Ray cluster. Both give the same answers. Keys and ranks are int64 throughout. What can be done a
+part at a time, such as comparing pairs, an engine does with `each`.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,6 +41,13 @@ class Engine(Protocol):
 
     def components(self, pairs: np.ndarray, count: int) -> np.ndarray:
         """For each of `count` nodes the smallest node it hangs together with (count,), by edges (P, 2)."""
+        ...
+
+    def each(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], here: int = 1) -> Iterator[Any]:
+        """What a function gives for each tuple of arguments, in their order.
+
+        Function and arguments can be pickled: a cluster calls it where there is room, this machine `here` at a time.
+        """
         ...
 
 
@@ -82,6 +92,20 @@ class Native:
             np.minimum.at(label, high[apart], low[apart])
             while (further := label[label])[label != further].size:
                 label = further
+
+    def each(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], here: int = 1) -> Iterator[Any]:
+        """See `Engine`."""
+        if here == 1:
+            yield from (function(*arguments) for arguments in calls)
+            return
+        waiting: deque[Future[Any]] = deque()
+        with ThreadPoolExecutor(here) as pool:
+            for arguments in calls:
+                waiting.append(pool.submit(function, *arguments))
+                if len(waiting) > here:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
 
 def _hubs(key: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

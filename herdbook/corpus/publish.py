@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from herdbook.corpus import lines
 from herdbook.corpus.columns import without_lines
 from herdbook.corpus.decide import Decision
-from herdbook.corpus.measured import HIDDEN, Measured, lists
+from herdbook.corpus.engine import Engine
+from herdbook.corpus.measured import HIDDEN, Measured, lists, read_shard
 from herdbook.corpus.redact import redact_column
 
 DIGEST = b"herdbook.digest"
@@ -30,16 +31,16 @@ VERSION = "1"
 """Raised when the same decision is written otherwise."""
 
 
-def write_documents(measured: Measured, decision: Decision, out: Path, threads: int = 1) -> dict[str, int]:
-    """Write `documents/` and `measurements/`; returns characters kept and lines removed."""
+def write_documents(measured: Measured, decision: Decision, out: Path, engine: Engine, here: int = 1) -> dict[str, int]:
+    """Write `documents/` and `measurements/`, this machine `here` shards at a time; characters kept, lines removed."""
     for name in ("documents", "measurements"):
         (out / name).mkdir(exist_ok=True)
         for file in (out / name).iterdir():
             if file.name not in {shard.name for shard in measured.shards}:
                 file.unlink()
     ids = _Ids(measured, decision)
-    with ThreadPoolExecutor(threads) as pool:
-        figures = list(pool.map(lambda n: _write_shard(measured, n, decision, ids, out), range(len(measured.shards))))
+    calls = ((_part(measured, number, decision, ids), out) for number in range(len(measured.shards)))
+    figures = list(engine.each(_write_shard, calls, here))
     characters, removed = (sum(column) for column in zip(*figures)) if figures else (0, 0)
     return {"kept_characters": characters, "lines_removed": removed}
 
@@ -58,45 +59,73 @@ class _Ids:
         return self.ids.take(pa.array(np.where(rows >= 0, places, 0), mask=rows < 0)).cast(pa.string())
 
 
-def _write_shard(measured: Measured, number: int, decision: Decision, ids: _Ids, out: Path) -> tuple[int, int]:
-    rows, name = measured.rows(number), measured.shards[number].name
-    added = _columns(decision, rows, ids)
-    dropped = decision.dropped[rows]
-    names = pa.array([rule.name for rule in decision.rules], pa.string())
-    added["dropped_by"] = names.take(pa.array(dropped, mask=dropped < 0))
-    offsets, gone = _gone_lines(measured, number, decision)
-    state = [VERSION.encode(), str((measured.identity, number)).encode()]
+@dataclass(frozen=True)
+class _Part:
+    """A shard and what was decided of its rows (n,), to be written anywhere."""
+
+    shard: Path
+    state: str
+    """Changes when the measured shards do."""
+    rules: list[str]
+    dropped: np.ndarray
+    columns: dict[str, pa.Array]
+    buckets: np.ndarray | None
+    repeated: Path | np.ndarray | None
+    """Keys of the lines that are removed, sorted; where they lie, if in a file, as they may be many."""
+    redact: tuple[str, ...]
+
+
+def _part(measured: Measured, number: int, decision: Decision, ids: _Ids) -> _Part:
+    rows, repeated = measured.rows(number), decision.columns.get("_lines")
+    filed = isinstance(repeated, np.memmap) and repeated.filename is not None and len(repeated)
+    return _Part(
+        measured.shards[number],
+        str((measured.identity, number)),
+        [rule.name for rule in decision.rules],
+        decision.dropped[rows],
+        _columns(decision, rows, ids),
+        None if repeated is None else np.asarray(decision.columns["_buckets"][rows]),
+        Path(str(repeated.filename)) if filed else repeated,  # type: ignore[union-attr]
+        decision.redact,
+    )
+
+
+def _write_shard(part: _Part, out: Path) -> tuple[int, int]:
+    """Write a shard's rows; characters kept and lines removed."""
+    name, dropped, added = part.shard.name, part.dropped, dict(part.columns)
+    added["dropped_by"] = pa.array(part.rules, pa.string()).take(pa.array(dropped, mask=dropped < 0))
+    offsets, gone = _gone_lines(part)
+    state = [VERSION.encode(), part.state.encode()]
     state += [key.encode() + b"".join(_bytes(values)) for key, values in added.items()]
     digest = hashlib.sha256(b"\0".join(state)).hexdigest()
+    names = pq.read_schema(part.shard).names
     if _held(out / "measurements" / name, digest) is None:
-        shown = [column for column in measured.schema.names if column not in HIDDEN]
-        _write(_with(measured.table(number, shown), added), out / "measurements" / name, digest, (0, 0))
-    state[2:] = [np.packbits(dropped < 0).tobytes(), np.packbits(gone).tobytes(), repr(decision.redact).encode()]
+        shown = [column for column in names if column not in HIDDEN]
+        _write(_with(read_shard(part.shard, shown), added), out / "measurements" / name, digest, (0, 0))
+    state[2:] = [np.packbits(dropped < 0).tobytes(), np.packbits(gone).tobytes(), repr(part.redact).encode()]
     digest = hashlib.sha256(b"\0".join(state)).hexdigest()
     figures = _held(out / "documents" / name, digest)
     if figures is None:
-        shown = [column for column in measured.schema.names if column == "text" or column not in HIDDEN]
-        kept = measured.table(number, shown)
+        kept = read_shard(part.shard, [column for column in names if column == "text" or column not in HIDDEN])
         texts = without_lines(kept["text"], offsets, gone).cast(pa.large_string())
         kept = kept.set_column(kept.column_names.index("text"), "text", texts).filter(pa.array(dropped < 0))
-        if decision.redact:
-            counts = sum(kept[f"pii_{kind}"].to_numpy() for kind in decision.redact)
-            texts = redact_column(kept["text"], counts, decision.redact)
+        if part.redact:
+            counts = sum(kept[f"pii_{kind}"].to_numpy() for kind in part.redact)
+            texts = redact_column(kept["text"], counts, part.redact)
             kept = kept.set_column(kept.column_names.index("text"), "text", texts)
         figures = int(pc.sum(pc.utf8_length(kept["text"])).as_py() or 0), int(gone.sum())
         _write(kept, out / "documents" / name, digest, figures)
     return figures
 
 
-def _gone_lines(measured: Measured, number: int, decision: Decision) -> tuple[np.ndarray, np.ndarray]:
+def _gone_lines(part: _Part) -> tuple[np.ndarray, np.ndarray]:
     """Where each document's lines begin (n + 1,), and which lines (L,) bool the kept ones lose."""
-    rows = measured.rows(number)
-    repeated = decision.columns.get("_lines")
-    if repeated is None or not len(repeated):
-        return np.zeros(rows.stop - rows.start + 1, np.int64), np.zeros(0, dtype=bool)
-    values, offsets = lists(measured.table(number, ["lines_hashes"])["lines_hashes"])
-    keys, documents = lines.line_keys(values, offsets, np.asarray(decision.columns["_buckets"][rows]))
-    kept = decision.dropped[rows] < 0
+    repeated = np.load(part.repeated, mmap_mode="r") if isinstance(part.repeated, Path) else part.repeated
+    if repeated is None or not len(repeated) or part.buckets is None:
+        return np.zeros(len(part.dropped) + 1, np.int64), np.zeros(0, dtype=bool)
+    values, offsets = lists(read_shard(part.shard, ["lines_hashes"])["lines_hashes"])
+    keys, documents = lines.line_keys(values, offsets, part.buckets)
+    kept = part.dropped < 0
     return offsets, lines.removed_lines(keys, repeated) & kept[documents]
 
 

@@ -98,6 +98,9 @@ class DuplicateSettings(Settings):
     band_rows: int = Field(default=4, ge=1, le=16)
     """Minima per band: documents equal in one whole band are compared; fewer find more distant pairs."""
 
+    doubtful: float = Field(default=3.0, ge=0)
+    """Standard errors within which of the threshold an estimated similarity is counted from both texts; 0: never."""
+
     line_documents: int = Field(default=6, ge=1)
     """A line standing in more than this many kept documents of a bucket is boilerplate and removed (§3.1.1)."""
 

@@ -19,7 +19,7 @@ from herdbook.corpus.divergence import (
     LEAST_TOKENS,
     standard_excess,
 )
-from herdbook.corpus.measure import BUCKETS
+from herdbook.corpus.measure import BUCKETS, TOKENS
 from herdbook.corpus.minhash import band_keys
 from herdbook.corpus.rules import active_rules
 from herdbook.corpus.settings import CurateSettings
@@ -93,7 +93,22 @@ class Brute:
             shares |= dict.fromkeys(inside, share) if len(inside) >= 5 else {}
         return shares
 
+    def likeness(self, left: int, right: int) -> tuple[float, bool]:
+        """How similar two documents are, and whether that was told by their signatures."""
+        signed = [np.frombuffer(self.rows[index]["duplicate_signature"], "<u4") for index in (left, right)]
+        estimate = float((signed[0] == signed[1]).mean())
+        error = np.sqrt(self.threshold * (1 - self.threshold) / len(signed[0]))
+        if abs(estimate - self.threshold) >= self.settings.duplicates.doubtful * error:
+            return estimate, True
+        sets = []
+        for index in (left, right):
+            words = TOKENS.findall(self.rows[index]["text"].lower())
+            size = min(self.settings.measure.shingle_words, len(words))
+            sets.append({tuple(words[start : start + size]) for start in range(len(words) - size + 1)})
+        return len(sets[0] & sets[1]) / len(sets[0] | sets[1]), False
+
     def near(self, worded: list[int], threshold: float) -> dict[int, float]:
+        self.threshold = threshold
         signed = np.stack([np.frombuffer(self.rows[i]["duplicate_signature"], "<u4") for i in worded] or [np.zeros(16)])
         buckets = defaultdict(list)
         for number, keys in enumerate(band_keys(signed.astype(np.uint32), self.settings.duplicates.band_rows).tolist()):
@@ -103,7 +118,7 @@ class Brute:
         edges = set()
         for members in buckets.values():
             hub = min(members, key=place.__getitem__)
-            edges |= {(hub, other) for other in members if (signed[hub] == signed[other]).mean() > threshold}
+            edges |= {(hub, o) for o in members if self.likeness(worded[hub], worded[o])[0] > threshold}
         pairs = np.array(sorted(edges)).reshape(-1, 2)
         graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(worded), len(worded)))
         found: dict[int, float] = {}
@@ -113,10 +128,13 @@ class Brute:
         for group in groups.values():
             stay: list[int] = []
             for member in sorted(group, key=place.__getitem__):
-                likeness = [(signed[other] == signed[member]).mean() for other in stay]
-                if likeness and max(likeness) > threshold:
-                    found[worded[member]] = max(likeness)
-                    self.of[worded[member]] = worded[stay[int(np.argmax(likeness))]]
+                likeness = [self.likeness(worded[other], worded[member]) for other in stay]
+                if any(clear and value > threshold for value, clear in likeness):
+                    likeness = [(value * clear, clear) for value, clear in likeness]
+                values = [value for value, _ in likeness]
+                if values and max(values) > threshold:
+                    found[worded[member]] = max(values)
+                    self.of[worded[member]] = worded[stay[int(np.argmax(values))]]
                 else:
                     stay.append(member)
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from herdbook.corpus import curate as curation
 from herdbook.corpus import decide
 from herdbook.corpus.curate import decide_again
+from herdbook.corpus.daft_engine import Dataframes
 from herdbook.corpus.measure import as_table, measure
 from herdbook.corpus.measured import Measured
 from herdbook.corpus.read import RawPage
@@ -80,6 +83,27 @@ def test_deciding_by_shards_equals_deciding_in_memory(tmp_path: Path, seed: int,
     keepers = {i: ids.index(row["duplicate_of"]) for i, row in enumerate(found) if row["duplicate_of"]}
     assert keepers == wanted.of
     assert {row["id"]: row["text"] for row in rows_of(tmp_path, "documents")} == wanted.texts()
+
+
+def test_dataframes_decide_and_write_what_this_machine_does(tmp_path: Path, monkeypatch: Any) -> None:
+    measured, settings = crawl(tmp_path / "native" / "measured", 1), settings_of(1)
+    decide_again(settings, tmp_path / "native")
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "measured").symlink_to(measured)
+    calls: list[str] = []
+
+    def sent(function: Any, arguments: Any) -> Any:
+        """Functions and arguments as they come out on another node."""
+        for some in arguments:
+            calls.append(getattr(function, "__name__", ""))
+            away, given = pickle.loads(pickle.dumps((function, some)))
+            yield away(*given)
+
+    monkeypatch.setattr(curation, "_engine", lambda _, folder: Dataframes(folder, 0, sent))
+    decide_again(settings, tmp_path / "frames")
+    assert {"compare", "count", "weigh", "write_shingles", "_write_shard"} <= set(calls)
+    for name in ("measurements", "documents"):
+        assert rows_of(tmp_path / "frames", name) == rows_of(tmp_path / "native", name)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from herdbook.corpus import dedup, spill
 from herdbook.corpus.daft_engine import Dataframes, here
 from herdbook.corpus.engine import Engine, Native
+from herdbook.corpus.likeness import Signatures
 from herdbook.corpus.measure import TOKENS, hash_words
 from herdbook.corpus.minhash import band_keys, shingles, signature, similarity
 
@@ -44,12 +45,14 @@ def jaccard(left: list[str], right: list[str], size: int = 3) -> float:
 
 
 def near(folder: Path, signatures: np.ndarray, rank: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each document the one it nearly repeats, itself if none, and how similar they are."""
+    """For each document the one it nearly repeats, itself if none, and how similar they are by estimates."""
     engine, count, row = Native(folder), len(rank), np.argsort(rank)
+    signatures.astype("<u4").tofile(folder / "signatures")
+    held = Signatures(folder / "signatures", signatures.shape[1], threshold)
     keys = band_keys(signatures, 4)
     made = [(keys[rows].reshape(-1), np.repeat(rank[rows], keys.shape[1])) for rows in np.array_split(row, 3)]
     pairs = engine.hub_pairs([lambda part=part: part for part in made], count, keys.size)
-    gone, keeper, likeness = dedup.near(pairs, lambda ranks: signatures[row[ranks]], threshold, engine)
+    gone, keeper, likeness = dedup.near(pairs, row, held, None, engine)
     of, alike = np.arange(count), np.zeros(count)
     of[row[gone]], alike[row[gone]] = row[keeper], likeness
     return of, alike
