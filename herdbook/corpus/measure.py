@@ -26,7 +26,7 @@ from herdbook.corpus.repositories import is_generated, is_vendored
 from herdbook.corpus.settings import MeasureSettings
 from herdbook.corpus.urls import canonical
 
-VERSION = 8
+VERSION = 9
 """Raised when a measurement changes its meaning, so that older measurements are not taken for new ones."""
 
 # Languages written without spaces are counted by the character.

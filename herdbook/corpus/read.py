@@ -280,17 +280,44 @@ def _parquet_rows(shard: Shard) -> Iterator[tuple[int, dict[str, Any] | Loss]]:
     import pyarrow.parquet as pq
 
     name = _name(shard)
-    index, group = 0, shard.start
+    index = 0
     try:
         file = pq.ParquetFile(shard.files[0])
-        for group in range(shard.start, file.metadata.num_row_groups if shard.end < 0 else shard.end):
-            for row in file.read_row_group(group).to_pylist():
-                yield index, row
-                index += 1
+        groups = range(shard.start, file.metadata.num_row_groups if shard.end < 0 else shard.end)
+        index = sum(file.metadata.row_group(group).num_rows for group in range(shard.start))
     except FileNotFoundError:
         raise
     except Exception as error:  # pyarrow raises many types for damaged files
-        yield index, Loss(name, group, f"unreadable Parquet row group ({str(error).splitlines()[0]})")
+        yield index, Loss(name, shard.start, f"unreadable Parquet file ({_said(error)})")
+        return
+    for group in groups:
+        try:
+            table = file.read_row_group(group)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            yield index, Loss(name, group, f"unreadable Parquet row group ({_said(error)})")
+        else:
+            yield from _table_rows(name, index, table)
+        index += file.metadata.row_group(group).num_rows
+
+
+def _table_rows(name: str, first: int, table: Any) -> Iterator[tuple[int, dict[str, Any] | Loss]]:
+    """Rows of a table or batch, numbered from `first`; one that is no UTF-8 is lost alone."""
+    try:
+        rows = table.to_pylist()
+    except UnicodeDecodeError:
+        for row in range(table.num_rows):
+            try:
+                yield first + row, table.slice(row, 1).to_pylist()[0]
+            except UnicodeDecodeError as error:
+                yield first + row, Loss(name, first + row, f"row {first + row} is no UTF-8 ({error})")
+    else:
+        yield from enumerate(rows, first)
+
+
+def _said(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _arrow_rows(shard: Shard) -> Iterator[tuple[int, dict[str, Any] | Loss]]:
@@ -307,15 +334,14 @@ def _arrow_rows(shard: Shard) -> Iterator[tuple[int, dict[str, Any] | Loss]]:
                 file.seek(0)
                 batches = iter(pa.ipc.open_stream(file))
             for batch in batches:
-                for row in batch.to_pylist():
-                    yield index, row
-                    index += 1
+                yield from _table_rows(_name(shard), index, batch)
+                index += batch.num_rows
     except FileNotFoundError:
         raise
     except Exception as error:  # pyarrow raises many types for damaged files
         yield (
             index,
-            Loss(_name(shard), index, f"unreadable Arrow batch after row {index} ({str(error).splitlines()[0]})"),
+            Loss(_name(shard), index, f"unreadable Arrow batch after row {index} ({_said(error)})"),
         )
 
 

@@ -14,14 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from herdbook.corpus import curate as curation
 from herdbook.corpus.curate import curate, on_ray
+from herdbook.corpus.reuse import prepare
 from herdbook.corpus.settings import CurateSettings
 from herdbook.settings import UserError
-from tests.corpus.crawls import members
+from tests.corpus.crawls import GONE, bad_sources, members
 from tests.corpus.test_curate import crawl_records
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (herdbook[ray])")
-SETTINGS = {"workers": 1, "measure": {"shard_mb": 0.003}}
+SETTINGS = {"workers": 1, "measure": {"shard_mb": 0.003, "max_text_mb": 2}}
 
 # Its own process: Ray and Daft's runner can be set up once in each.
 CLUSTER = """
@@ -31,6 +33,7 @@ from pathlib import Path
 import psutil, ray
 from ray.cluster_utils import Cluster
 from herdbook.corpus import cluster as engine
+from herdbook.corpus import curate as curation
 from herdbook.corpus.curate import curate
 from herdbook.corpus.settings import CurateSettings
 
@@ -57,6 +60,12 @@ def kill() -> None:
                     killed.append([process.pid, published])
                     return
 
+def planned(*arguments) -> None:
+    for source in settings["sources"]:  # a file that goes once the sources are planned
+        (Path(source["path"]) / "gone.jsonl").unlink()
+    prepare(*arguments)
+
+prepare, curation.prepare = curation.prepare, planned
 thread = threading.Thread(target=kill, daemon=True)
 if settings.pop("kill"):
     thread.start()
@@ -93,11 +102,21 @@ def rows(out: Path, name: str) -> list[dict[str, Any]]:
 
 @needs_ray
 @pytest.mark.slow
-def test_a_cluster_of_three_nodes_keeps_the_same_documents_though_a_worker_is_killed(
+def test_a_cluster_of_three_nodes_keeps_the_same_documents_though_a_worker_is_killed_and_sources_are_bad(
     crawl: Path, tmp_path: Path
 ) -> None:
-    figures = curate(CurateSettings.model_validate(SETTINGS), [crawl], tmp_path / "native")
-    documents, killed, nodes = run(crawl, tmp_path / "ray", engine="auto", kill=True)
+    _, reasons = bad_sources(tmp_path / "bad")
+    sources = [{"path": str(tmp_path / "bad")}]
+    gone = (tmp_path / "bad" / GONE).read_bytes()
+    documents, killed, nodes = run(crawl, tmp_path / "ray", engine="auto", kill=True, sources=sources)
+    (tmp_path / "bad" / GONE).write_bytes(gone)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curation, "prepare", lambda *given: ((tmp_path / "bad" / GONE).unlink(), prepare(*given)))
+        figures = curate(CurateSettings.model_validate({**SETTINGS, "sources": sources}), [crawl], tmp_path / "native")
+    assert documents["quarantined"] == len(reasons)
+    assert documents["read"] == documents["kept"] + documents["dropped"] + documents["quarantined"]
+    left, right = ((tmp_path / name / "quarantine.jsonl").read_text() for name in ("ray", "native"))
+    assert left == right
     assert nodes == 3 and len(killed) == 1 and killed[0][1] < len(list((tmp_path / "ray").glob("measured/*.parquet")))
     assert documents == figures["documents"]
     for name in ("documents", "measurements"):

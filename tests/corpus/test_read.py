@@ -149,3 +149,22 @@ def test_files_and_rows_of_one_name_in_two_sources_have_addresses_of_their_own(t
     pages = [item for shard in plan(sources, SETTINGS) for item in read_shard(shard, SETTINGS)]
     urls = [page.url for page in pages if isinstance(page, RawPage)]
     assert len(set(urls)) == len(urls) == 4
+
+
+def test_rows_of_a_table_in_groups_have_addresses_of_their_own_and_a_bad_one_is_lost_alone(tmp_path: Path) -> None:
+    stored = pa.array([b"zero", b"one", b"\xff two", b"three", b"four"])
+    texts = pa.Array.from_buffers(pa.string(), 5, stored.buffers())
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=2)
+    with (
+        open(tmp_path / "b.arrow", "wb") as file,
+        pa.ipc.new_stream(file, pa.schema([("text", pa.string())])) as writer,
+    ):
+        writer.write_table(pa.table({"text": texts}), max_chunksize=2)
+    for name in ("a.parquet", "b.arrow"):
+        source = SourceSettings(path=tmp_path / name)
+        found = [item for shard in plan([source], MeasureSettings()) for item in read_shard(shard, MeasureSettings())]
+        pages = {item.url: item.content for item in found if isinstance(item, RawPage)}
+        wanted = {0: "zero", 1: "one", 3: "three", 4: "four"}
+        assert pages == {f"{name}/{name}#{row}": text for row, text in wanted.items()}
+        (loss,) = (item for item in found if isinstance(item, Loss))
+        assert loss.offset == 2 and loss.reason.startswith("row 2 is no UTF-8")
