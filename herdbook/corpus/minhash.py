@@ -7,8 +7,6 @@ Letters: S shingles of a document, K minima kept, N documents, B bands.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from rensa import RMinHash
 
@@ -70,21 +68,3 @@ def jaccard(left: np.ndarray, right: np.ndarray) -> float:
     merged = np.sort(np.concatenate([left, right]))
     common = int((merged[1:] == merged[:-1]).sum())
     return common / (both - common)
-
-
-def confirm(
-    pairs: np.ndarray,  # (P, 2) rows of candidate documents
-    signatures: np.ndarray,  # (N, K) uint32
-    shingles_of: Callable[[int], np.ndarray],  # a document's row to its shingles (S,)
-    threshold: float,
-) -> np.ndarray:
-    """Similarity (P,) of pairs: the estimate where it says clearly on which side of the threshold they lie, else exact.
-
-    With 112 minima an estimate near .8 is off by .04 (one standard error), so that many a pair beside it would fall on
-    the wrong side; counting is dear, but only pairs within three standard errors of the threshold need it.
-    """
-    estimates = similarity(signatures[pairs[:, 0]], signatures[pairs[:, 1]])
-    margin = 3.0 * float(np.sqrt(threshold * (1 - threshold) / signatures.shape[1]))
-    for pair in np.flatnonzero(np.abs(estimates - threshold) < margin):
-        estimates[pair] = jaccard(shingles_of(int(pairs[pair, 0])), shingles_of(int(pairs[pair, 1])))
-    return estimates
