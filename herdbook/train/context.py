@@ -33,12 +33,13 @@ def places_of(length: int, rank: int, ranks: int) -> Tensor:
 
 
 def share_row(batch: Any, rank: int, ranks: int) -> Any:
-    """A batch whose (B, T) tensors are this rank's tokens; document ids stay whole."""
+    """A batch whose (B, T, …) tensors are this rank's tokens; document ids, and what has no tokens, stay whole."""
     changes = {}
+    places = places_of(batch.tokens.shape[1], rank, ranks).to(batch.tokens.device)
     for field in dataclasses.fields(batch):
         value = getattr(batch, field.name)
-        if isinstance(value, Tensor) and value.ndim >= 2 and field.name != "document_ids":
-            places = places_of(value.shape[1], rank, ranks).to(value.device)
+        of_tokens = isinstance(value, Tensor) and value.shape[:2] == batch.tokens.shape
+        if of_tokens and field.name != "document_ids":
             changes[field.name] = value.index_select(1, places)
     return dataclasses.replace(batch, **changes)
 
@@ -143,6 +144,13 @@ class ContextParallel:
     def documents(self, documents: Documents) -> Documents:
         """The documents as this rank sees them."""
         return PartOfDocuments(documents.ids, self.rank, self.ranks)
+
+    def own(
+        self,
+        values: Tensor,  # (B, T) of whole rows
+    ) -> Tensor:  # (B, L)
+        """Those of this rank's tokens."""
+        return values.index_select(1, places_of(values.shape[1], self.rank, self.ranks).to(values.device))
 
     def apply_to_block(self, block: nn.Module) -> None:
         """Let a block's attention look over the ranks."""

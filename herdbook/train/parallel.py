@@ -78,6 +78,7 @@ class Parallel:
             self.pipeline = Pipeline(model, self.ranks, self.context)
         else:
             register_fsdp_forward_method(model, "hidden")
+        object.__setattr__(model, "context", self.context)  # what `nats.document_sums` asks for
         object.__setattr__(model, "judge", functools.partial(self._judge, model))
         return model
 
@@ -147,7 +148,7 @@ class Parallel:
             given = [batch.to(device) for batch in batches]
             counted = self._counted(objective, given) if mixture else None
             with autocast():
-                self.pipeline.gradients(objective, given, sums, counted)
+                self.pipeline.gradients(objective, given, sums, counted, self._counts(objective))
             return self._over_ranks(sums)
         for batch in batches:
             counted = self._counted(objective, [batch]) if mixture else [0.0]
@@ -155,14 +156,19 @@ class Parallel:
             press(model, counted[0] / self.settings.tensor)
             with autocast():
                 loss = objective(model, batch.to(device))  # type: ignore[arg-type]
-            sums.add(loss, apart=mixture)
+            if self._counts(objective):
+                sums.add(loss, apart=mixture)
             sums.add_imbalance(model, counted[0])  # before backward, where recomputing runs the routers again
             loss.total.backward()
         return self._over_ranks(sums)
 
+    def _counts(self, objective: Objective) -> bool:
+        """Whether this rank's losses count: of those that share rows, and so have the same ones, the first's do."""
+        return self.ranks.context_rank == 0 or not objective.of_documents
+
     def _counted(self, objective: Objective, batches: list[Any]) -> list[float]:
         """What each micro-batch counts over all ranks."""
-        mine = self.ranks.tensor_rank == self.ranks.stage_rank == 0
+        mine = self.ranks.tensor_rank == self.ranks.stage_rank == 0 and self._counts(objective)
         return self.ranks.sum([float(objective.count(batch)) if mine else 0.0 for batch in batches])
 
     def _over_ranks(self, sums: Sums) -> Sums:
@@ -214,7 +220,7 @@ class Parallel:
             if isinstance(module, FSDPModule):
                 module.reshard()  # without a backward pass it would keep what was gathered
         # Rows are not shared here, so only the ranks of one row group count.
-        counts = self.ranks.row_rank == 0 and self.ranks.tensor_rank == 0
+        counts = self.ranks.row_rank == 0 and self.ranks.tensor_rank == 0 and self._counts(objective)
         counts = counts and (self.pipeline is None or self.pipeline.has_loss)
         return torch.tensor(self.ranks.sum([total if counts else 0.0])[0])
 

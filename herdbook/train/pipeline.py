@@ -156,7 +156,7 @@ class Whole:
     """The model as the objective sees it on the last stage: its output is already there."""
 
     def __init__(self, part: Part, output: Tensor) -> None:
-        self.config, self.head, self.output, self.modules = part.config, part.head, output, part.modules
+        self.config, self.head, self.output, self.context = part.config, part.head, output, part.context
 
     def hidden(self, tokens: Tensor, documents: Documents | None = None, cache: Any = None) -> Tensor:
         """What the last stage gave for this micro-batch."""
@@ -172,18 +172,20 @@ class Pipeline:
         self.has_loss = self.total - 1 in stages.numbers
         self.objective: Objective | None = None
         self.micro: list[Any] = []
-        self.sums = Sums(0.0)
+        self.sums, self.counts = Sums(0.0), True
         self.schedules: dict[tuple[int, ...], Any] = {}
         self.tie = Tie(stages, ranks) if stages.config.tied_embeddings else None
         for part in stages.parts:
             part.share = 1.0 / self.settings.tensor
 
-    def gradients(self, objective: Objective, batches: list[Any], sums: Sums, counted: list[float] | None) -> None:
-        """One step: forward and backward of all micro-batches; `sums` gets what the last stage counted.
+    def gradients(
+        self, objective: Objective, batches: list[Any], sums: Sums, counted: list[float] | None, counts: bool = True
+    ) -> None:
+        """One step: forward and backward of all micro-batches; `sums` gets what the last stage finds, if that `counts`.
 
         `counted` is what each micro-batch of a mixture of experts counts over all ranks, else None.
         """
-        self.objective, self.micro, self.sums = objective, batches, sums
+        self.objective, self.micro, self.sums, self.counts = objective, batches, sums, counts
         tokens = torch.cat([batch.tokens for batch in batches])
         ids = torch.cat([batch.document_ids for batch in batches])
         schedule = self._schedule(len(batches), *batches[0].tokens.shape)
@@ -207,7 +209,8 @@ class Pipeline:
     def _loss(self, output: Tensor, number: Tensor) -> Tensor:
         assert self.objective is not None
         loss = self.objective(self._whole(output), self.micro[int(number)])
-        self.sums.add(loss, apart=is_mixture(self.stages))
+        if self.counts:
+            self.sums.add(loss, apart=is_mixture(self.stages))
         return loss.total
 
     def _whole(self, output: Tensor) -> Any:

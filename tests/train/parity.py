@@ -30,6 +30,8 @@ TABLE: Table = []
 class Case:
     """A model's shape, micro-batches of a step, and settings, the same for one process and for all topologies."""
 
+    objective: Any = NextToken()
+
     def __init__(self, layers: int, accumulate: int, shape: dict[str, Any] | None = None, **changes: Any) -> None:
         self.layers, self.accumulate, self.shape, self.changes = layers, accumulate, shape or {}, changes
 
@@ -41,16 +43,16 @@ class Case:
     def model(self, seed: int = 0) -> Any:
         return tiny_model(seed, layers=self.layers, heads=4, kv_heads=4, **self.shape)
 
-    def batches(self) -> RandomBatches:
+    def batches(self) -> Any:
         return RandomBatches(rows=ROWS * self.accumulate, length=LENGTH, split=self.accumulate)
 
     def alone(self, folder: Path) -> None:
         model = self.model()
-        OneProcess().gradients(model, NextToken(), self.first_step(self.batches()), nullcontext)
+        OneProcess().gradients(model, self.objective, self.first_step(self.batches()), nullcontext)
         found = {name: weight.grad for name, weight in model.named_parameters()}
-        found["judged"] = judged(model, NextToken(), self.batches().batch(0)).detach()
+        found["judged"] = judged(model, self.objective, self.batches().batch(0)).detach()
         torch.save(found, folder.with_suffix(".gradients"))
-        train(self.model(), NextToken(), self.batches(), self.settings, folder)
+        train(self.model(), self.objective, self.batches(), self.settings, folder)
 
     def spread(self, folder: Path, topology: dict[str, Any]) -> None:
         """The same on the ranks of a topology; called by each of them."""
@@ -58,16 +60,16 @@ class Case:
         settings = self.settings
         check(parallel.settings, self.model().config, settings.rows, settings.length, settings.accumulate)
         model = parallel.apply(self.model(), settings.precision == "bf16")
-        parallel.gradients(model, NextToken(), self.first_step(parallel.share(self.batches())), nullcontext)
+        parallel.gradients(model, self.objective, self.first_step(parallel.share(self.batches())), nullcontext)
         wholes = {}
         for name, weight in model.named_parameters():
             assert weight.grad is not None
             wholes[name], weight.grad = weight.grad.full_tensor(), None  # type: ignore[attr-defined]
         gathered = {name: grad for part in parallel.ranks.gathered(wholes) for name, grad in part.items()}
-        gathered["judged"] = judged(model, NextToken(), self.batches().batch(0))  # as a validation does
+        gathered["judged"] = judged(model, self.objective, self.batches().batch(0))  # as a validation does
         if parallel.rank == 0:
             torch.save(gathered, folder.with_suffix(".gradients"))
-        train(model, NextToken(), self.batches(), settings, folder, parallel=parallel)
+        train(model, self.objective, self.batches(), settings, folder, parallel=parallel)
 
     def spread_all(self, folder: Path, topologies: dict[str, dict[str, Any]]) -> None:
         """Several topologies of as many ranks, one after the other: the ranks are started once."""
