@@ -73,10 +73,10 @@ def test_code_in_lines_and_spans_is_kept_to_the_character() -> None:
     assert extract(f"<body><p>{PROSE}</p><pre>{numbered}</pre></body>").lines[1:] == ["a", "  b"]
 
 
-def test_mathml_without_annotation_is_read_out() -> None:
+def test_mathml_without_annotation_is_written_as_latex() -> None:
     fraction = "<math><mfrac><mn>1</mn><mrow><mi>n</mi><mo>+</mo><mn>1</mn></mrow></mfrac></math>"
     power = "<math><msup><mi>x</mi><mn>2</mn></msup><mo>=</mo><msqrt><mi>y</mi></msqrt></math>"
-    assert extract(f"<body><p>a {fraction} b {power}</p></body>").lines == ["a 1/(n + 1) b x^2 = sqrt(y)"]
+    assert extract(f"<body><p>a {fraction} b {power}</p></body>").lines == [r"a \frac{1}{n + 1} b x^2 = \sqrt{y}"]
 
 
 def test_a_layout_table_is_no_table() -> None:
