@@ -24,10 +24,12 @@ from herdbook.train.spread import copies, local
 from herdbook.train.topology import ParallelSettings
 
 TIMEOUT = datetime.timedelta(minutes=30)
+"""After which a collective gives up by itself; the pulse finds a hang before (`parallel.timeout`)."""
 
 
 def connect() -> torch.device:
     """Join the group of processes that torchrun started; returns this process's device."""
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # collectives in the flight recorder
     local = int(os.environ.get("LOCAL_RANK", 0))
     if torch.cuda.is_available():
         torch.cuda.set_device(local)

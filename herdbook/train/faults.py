@@ -14,6 +14,7 @@ from typing import Any
 
 from herdbook.console import log
 from herdbook.settings import UserError
+from herdbook.train import pulse
 
 RECENT, ENOUGH = 100, 20  # losses that a jump is measured against, at most and at least
 SMALLEST_SPREAD = 0.005  # of the mean: a loss that has all but stopped moving makes no jump of every small step
@@ -42,6 +43,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
+        pulse.asked_to_stop()
         self._give_back()
 
     def stop(self, step: int) -> None:

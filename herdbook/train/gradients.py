@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from herdbook.model.experts import burden, collect_imbalance
+from herdbook.train import pulse
 from herdbook.train.objective import Objective
 from herdbook.train.optimizer import scale_gradients
 
@@ -122,6 +123,7 @@ class OneProcess:
 
 def judged(model: nn.Module, objective: Objective, batch: Any) -> Tensor:
     """The summed loss of a whole batch, gradients off, however many ranks hold the model."""
+    pulse.mark("validating")
     judge = getattr(model, "judge", None)
     if judge is not None:
         whole: Tensor = judge(objective, batch)

@@ -54,6 +54,7 @@ def launch(function: str, settings: Settings, parallel: ParallelSettings, **argu
             "machines": asdict(machines),
             "ranks": count,
             "restarts": parallel.restarts,
+            "timeout": parallel.timeout,
         }
         write_json(folder / "job.json", job)
         since = (folder / "job.json").stat().st_mtime

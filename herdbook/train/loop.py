@@ -20,6 +20,7 @@ from torch import nn
 
 from herdbook.console import log, progress
 from herdbook.settings import UserError
+from herdbook.train import pulse
 from herdbook.train.checkpoint import Checkpoints, random_state, restore_random_state
 from herdbook.train.faults import Skips, StopRequest
 from herdbook.train.goodput import Ledger
@@ -31,6 +32,7 @@ from herdbook.train.optimizer import Optimizers
 from herdbook.train.phases import Plan
 from herdbook.train.prefetch import Prefetcher
 from herdbook.train.settings import TrainSettings
+from herdbook.train.stragglers import Ranking
 
 Validate = Callable[[nn.Module, bool], dict[str, float]]
 """Judges the model (gradients off, under the loop's autocast), True at the end; its figures go into the record."""
@@ -113,6 +115,7 @@ class Run:
         self.losses: list[float] = []
         self.validation: dict[str, float] = {}
         self.metrics: MetricsLog | None = None
+        self.ranking = Ranking(self.parallel.ranks, settings.parallel)
 
     def _chosen_precision(self) -> str:
         if self.settings.precision != "auto":
@@ -191,6 +194,7 @@ class Run:
             while self.step < total and not self.done:
                 record = self._one_step(peak)
                 self.step += 1
+                record |= self.ranking.after(self.step)
                 due = settings.validate_every and self.step % settings.validate_every == 0
                 if self.validate is not None and (due or self.step == total):
                     record |= self._validated()
@@ -213,7 +217,7 @@ class Run:
                     self._wait()
                     self.ledger.finished(self.step)
 
-    def _one_step(self, peak: float) -> dict[str, float]:
+    def _one_step(self, peak: float) -> dict[str, Any]:
         """Gradients of all micro-batches, summed, made a mean over all that was counted, clipped, applied."""
         start = time.perf_counter()
         part = self.plan.at(self.step)
@@ -227,6 +231,7 @@ class Run:
         norm = self.parallel.scale(self.optimizers.weights, divisor, self.settings.clip)
         mean, norm_value = float(sums.total) / divisor, float(norm)
         rate = self.optimizers.rates()
+        pulse.mark("optimizer")
         if not self.skips.must_skip(self.step, mean, norm_value, max(rate.values())):
             self.optimizers.step()
         self.optimizers.zero_grad()
@@ -257,12 +262,14 @@ class Run:
         self.waited = 0.0
         for micro in range(first, first + count):
             asked = time.perf_counter()
+            pulse.mark("data", self.step)
             batch = self.batches.batch(micro)
             self.waited += time.perf_counter() - asked
             yield batch
 
     def _validated(self) -> dict[str, float]:
         assert self.validate is not None
+        pulse.mark("validating", self.step)
         start = time.perf_counter()
         training = self.model.training
         self.model.eval()
@@ -277,6 +284,7 @@ class Run:
         """Start writing a checkpoint of where the run stands, unless there is one."""
         if self.saved == self.step:
             return
+        pulse.mark("checkpointing", self.step)
         self.saved, start = self.step, time.perf_counter()
         keys = ("tokens", "seconds", "flops", "full_flops", "losses", "validation", "precision", "threads")
         run = {key: getattr(self, key) for key in keys}
@@ -287,6 +295,7 @@ class Run:
 
     def _wait(self) -> None:
         """Wait until the last checkpoint is on disk."""
+        pulse.mark("checkpointing", self.step)
         start = time.perf_counter()
         self.checkpoints.wait()
         self.ledger.kept["checkpointing"] += time.perf_counter() - start

@@ -27,6 +27,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from herdbook.train import pulse
 from herdbook.train.context import ContextParallel, share_row
 from herdbook.train.distributed import Ranks, scale_spread_gradients
 from herdbook.train.expert import cut_experts, spread_experts
@@ -147,6 +148,7 @@ class Parallel:
         if self.pipeline is not None:
             given = [batch.to(device) for batch in batches]
             counted = self._counted(objective, given) if mixture else None
+            pulse.mark("forward")
             with autocast():
                 self.pipeline.gradients(objective, given, sums, counted, self._counts(objective))
             return self._over_ranks(sums)
@@ -154,11 +156,13 @@ class Parallel:
             counted = self._counted(objective, [batch]) if mixture else [0.0]
             # With tensor parallelism each rank's gradient of a router is a part of the sum over them.
             press(model, counted[0] / self.settings.tensor)
+            pulse.mark("forward")
             with autocast():
                 loss = objective(model, batch.to(device))  # type: ignore[arg-type]
             if self._counts(objective):
                 sums.add(loss, apart=mixture)
             sums.add_imbalance(model, counted[0])  # before backward, where recomputing runs the routers again
+            pulse.mark("backward")
             loss.total.backward()
         return self._over_ranks(sums)
 
@@ -172,6 +176,7 @@ class Parallel:
         return self.ranks.sum([float(objective.count(batch)) if mine else 0.0 for batch in batches])
 
     def _over_ranks(self, sums: Sums) -> Sums:
+        pulse.mark("reduce")
         mine = self.ranks.tensor_rank == 0
         if self.metric_names is None:
             self.metric_names = sorted(set().union(*self.ranks.gathered(sorted(sums.metrics))))

@@ -51,6 +51,15 @@ class ParallelSettings(Settings):
     restarts: int = Field(3, ge=0)
     """How often all processes are started again when one is lost, with no new checkpoint between."""
 
+    timeout: float = Field(600.0, gt=0)
+    """Seconds a rank may stand still before it is told who holds the run up, and all are started again."""
+
+    rank_every: int = Field(50, ge=0)
+    """Steps between rankings of the ranks by the seconds they work themselves; 0 for none."""
+
+    straggler: float = Field(1.5, gt=1)
+    """A rank that works this many times as long as the middle one is told of in a line."""
+
     machines: int = Field(1, gt=0)
     """Machines the processes are spread over evenly; the same command runs on each."""
 

@@ -6,9 +6,12 @@ when one is lost, until they have been `restarts` times in a row without a check
 
 from __future__ import annotations
 
+import datetime
 import os
+import socket
 import sys
 import traceback
+import uuid
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from typing import Any
 from herdbook import console
 from herdbook.files import read_json, write_json
 from herdbook.settings import UserError
+from herdbook.train import pulse, versions
+from herdbook.train.agent import MEETING
 from herdbook.train.launch import mistakes
 
 
@@ -47,6 +52,7 @@ def work(folder: Path) -> int:
         if os.environ["LOCAL_RANK"] == "0":
             count_starts(folder, Path(job["arguments"]["out"]), job["restarts"])
         connect()
+        settle(job, number, folder)
         settings = load(job["settings_class"]).model_validate(job["settings"])
         arguments = {key: None if value is None else Path(value) for key, value in job["arguments"].items()}
         result = load(job["function"])(settings, **arguments)
@@ -61,6 +67,23 @@ def work(folder: Path) -> int:
         return 1
     dist.destroy_process_group()
     return 0
+
+
+def settle(job: dict[str, Any], number: int, folder: Path) -> None:
+    """Compare what all ranks run, and begin this one's pulse; UserError names ranks that run something else."""
+    import torch.distributed as dist
+
+    here = {**versions.mine(job), "host": socket.gethostname()}
+    everyones: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyones, here)
+    versions.check(everyones)
+    start = [f"{job['machines']['run']}-{uuid.uuid4().hex[:8]}"]  # the beats of one start of the ranks
+    dist.broadcast_object_list(start, src=0)
+    host, _, port = os.environ[MEETING].rpartition(":")
+    wait = datetime.timedelta(seconds=60)
+    store = dist.PrefixStore(f"pulse/{start[0]}", dist.TCPStore(host, int(port), is_master=False, timeout=wait))
+    hangs = Path(job["arguments"]["out"]) / "hangs" / start[0]
+    pulse.start(store, number, dist.get_world_size(), job["timeout"], hangs)
 
 
 def count_starts(folder: Path, out: Path, restarts: int) -> None:
