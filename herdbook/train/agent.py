@@ -20,12 +20,11 @@ from typing import Any
 
 from herdbook.console import log
 from herdbook.files import read_json
+from herdbook.train.machines import AGENT, MEETING
 
 PRELOADED = ("__main__", "herdbook.train.warm")
 RESTARTS = 1_000_000  # whether starting again is of use is judged by checkpoints (see `worker`), not counted
 WATCH_SECONDS = 0.5
-MEETING = "HERDBOOK_MEETING"
-AGENT = "HERDBOOK_AGENT"
 
 
 def run(folder: Path) -> None:

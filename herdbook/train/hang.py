@@ -28,7 +28,11 @@ class Verdict:
 
     ranks: list[int]
     step: int
-    stage: str
+    """The step that hangs."""
+
+    last_seen: str
+    """Stage and step the ranks were last known to be in."""
+
     why: str
     waiting: str
     """The collective that other ranks have begun, empty where none has."""
@@ -42,13 +46,16 @@ class Verdict:
         """All of it in words."""
         ranks = ", ".join(map(str, self.ranks))
         waits = f"; the others wait in {self.waiting}" if self.waiting else ""
-        return f"rank {ranks} {self.why} at step {self.step} in {self.stage}{waits}, for {self.seconds:.0f} s"
+        return (
+            f"step {self.step}: rank {ranks}, last seen in {self.last_seen}, {self.why}{waits} ({self.seconds:.0f} s)"
+        )
 
 
 def arrivals() -> dict[str, list[Any]]:
     """Group → [number, name] of the last collective that this process has begun in it, the newest group last."""
     found: dict[str, list[Any]] = {}
-    for entry in json.loads(torch._C._distributed_c10d._dump_fr_trace_json()).get("entries", []):
+    recorder: Any = torch._C._distributed_c10d
+    for entry in json.loads(recorder._dump_fr_trace_json()).get("entries", []):
         if not entry.get("is_p2p"):
             group, sizes = entry["process_group"], entry.get("input_sizes", "")
             name = f"{entry['profiling_name']} of {sizes} in group {' '.join(group)}"
@@ -72,8 +79,9 @@ def judge(beats: dict[int, dict[str, Any]], silent: list[int], seconds: float) -
     stopped = [(beat["pid"], beat["born"], beat["host"]) for beat in known] if silent else []
     if silent and known:
         why += state_of(known[0])
-    first = known[0] if known else {"step": -1, "stage": "starting"}
-    return Verdict(ranks, first["step"], first["stage"], why, waiting, seconds, stopped)
+    first: dict[str, Any] = known[0] if known else {"step": -1, "stage": "starting"}
+    step = max([beat["step"] for beat in beats.values()], default=-1)  # a silent one's last word may be a second old
+    return Verdict(ranks, step, f"{first['stage']} of step {first['step']}", why, waiting, seconds, stopped)
 
 
 def behind(beats: dict[int, dict[str, Any]]) -> tuple[list[int], str]:
@@ -123,7 +131,8 @@ def dump(folder: Path, rank: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with open(stacks, "w", encoding="utf-8") as file:
         faulthandler.dump_traceback(file)
-    (folder / f"rank_{rank}").write_bytes(torch._C._distributed_c10d._dump_fr_trace())
+    recorder: Any = torch._C._distributed_c10d
+    (folder / f"rank_{rank}").write_bytes(recorder._dump_fr_trace())
 
 
 def tell(verdict: Verdict, folder: Path, rank: int) -> None:
@@ -131,6 +140,6 @@ def tell(verdict: Verdict, folder: Path, rank: int) -> None:
     write_json(folder / "hang.json", {**verdict.__dict__, "line": verdict.line, "judged_by": rank})
     console.err.quiet = False
     console.log(
-        "hang", rank=",".join(map(str, verdict.ranks)), step=verdict.step, stage=verdict.stage, why=verdict.why,
+        "hang", rank=",".join(map(str, verdict.ranks)), step=verdict.step, last_seen=verdict.last_seen, why=verdict.why,
         others_wait_in=verdict.waiting or "nothing", seconds=round(verdict.seconds, 1), records=folder,
     )  # fmt: skip

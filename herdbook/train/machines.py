@@ -16,6 +16,9 @@ from herdbook.settings import UserError
 from herdbook.train.topology import ParallelSettings
 
 PORT = 29400
+MEETING, AGENT = "HERDBOOK_MEETING", "HERDBOOK_AGENT"
+"""Where an agent leaves, for its ranks, the place of the store they meet at, and its own process id."""
+
 NUMBERS = ("HERDBOOK_MACHINE", "PET_NODE_RANK", "SLURM_NODEID", "JOB_COMPLETION_INDEX")
 ENDPOINTS = ("HERDBOOK_RENDEZVOUS", "PET_RDZV_ENDPOINT")
 RUNS = ("HERDBOOK_RUN", "PET_RDZV_ID", "SLURM_JOB_ID")

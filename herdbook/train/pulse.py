@@ -1,4 +1,4 @@
-"""A rank's sign of life: a thread beside the training that tells the other ranks where it is, and watches that it goes on.
+"""A rank's sign of life: a thread beside the training that tells other ranks where it is, and watches that it goes on.
 
 Each beat (step, stage, process) goes to the store where agents meet. A rank that has stood still for `timeout` seconds
 looks at the others' beats with `hang.judge`: who gave none is stopped, who has not come to a collective that others
@@ -21,13 +21,17 @@ import psutil
 import torch.distributed as dist
 
 from herdbook.train.hang import Verdict, arrivals, dump, judge, tell
+from herdbook.train.machines import AGENT
 
 BEAT_SECONDS = 1.0
 SAMPLE_SECONDS = 0.05
-PATIENT = ("starting", "validating", "checkpointing")
-"""Stages that may take `PATIENCE` times as long: they read, write or measure everything."""
+PATIENT = ("validating", "checkpointing")
+"""Stages that may take `PATIENCE` times as long: they measure or write everything."""
 
 PATIENCE = 3.0
+STARTING_SECONDS = 1800.0
+"""How long a start may take at least: building and reading a large model tells of no progress."""
+
 WORK = ("data", "forward", "backward", "optimizer")
 """Stages in which a rank works for the step."""
 
@@ -73,7 +77,7 @@ class Pulse:
         self.stopping = False
         self.work = self.samples = 0
         self.main = threading.main_thread().ident
-        self.agent = int(os.environ.get("HERDBOOK_AGENT", 0))
+        self.agent = int(os.environ.get(AGENT, 0))
         process = psutil.Process()
         self.fixed = {"pid": process.pid, "born": process.create_time(), "host": socket.gethostname()}
         self.ended = threading.Event()
@@ -125,7 +129,8 @@ class Pulse:
 
     def _watch(self) -> None:
         still = time.monotonic() - self.marked
-        stalled = still > self.timeout * (PATIENCE if self.stage in PATIENT else 1)
+        limit = self.timeout * (PATIENCE if self.stage in PATIENT else 1)
+        stalled = still > (max(limit, STARTING_SECONDS) if self.stage == "starting" else limit)
         self._beat(stalled)
         if self.store.check(["verdict"]):
             if still > BEAT_SECONDS:

@@ -1,4 +1,4 @@
-"""Which ranks are slow by themselves (§3.3.4): one that is, holds all the others up, and their steps look as long as its.
+"""Which ranks are slow by themselves (§3.3.4): one that is holds all the others up, and their steps look as long.
 
 Every some steps the ranks compare the seconds they worked, waits for other ranks left out (`pulse` samples them). On an
 accelerator that is the host's work and data; a device that computes slowly shows only where the host waits for it.

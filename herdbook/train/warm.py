@@ -3,4 +3,19 @@
 It must start no thread and touch no device, for neither outlives a fork.
 """
 
-__all__: list[str] = []
+from importlib import import_module
+
+for _name in (
+    "torch.distributed.checkpoint",
+    "torch.distributed.device_mesh",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "herdbook.model.huggingface",
+    "herdbook.tokens.shards",
+    "herdbook.train.loop",
+    "herdbook.train.objective",
+    "herdbook.train.phased",
+    "herdbook.train.start",
+    "herdbook.train.worker",
+):
+    import_module(_name)

@@ -20,8 +20,8 @@ from herdbook import console
 from herdbook.files import read_json, write_json
 from herdbook.settings import UserError
 from herdbook.train import pulse, versions
-from herdbook.train.agent import MEETING
 from herdbook.train.launch import mistakes
+from herdbook.train.machines import MEETING
 
 
 def load(name: str) -> Any:

@@ -16,7 +16,7 @@ from herdbook.train.metrics import read_metrics, read_whole
 from herdbook.train.settings import TrainSettings
 from tests.train.support import tiny_settings
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 class Launched:

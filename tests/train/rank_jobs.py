@@ -1,6 +1,7 @@
 """Jobs for ranks that `launch` starts: small runs that take a stage's settings, and can be disturbed by files.
 
-A file `slow` in the folder holds seconds that each step takes longer, so that a test has time to disturb it.
+A file `slow` in the folder holds seconds that each step takes longer, so that a test has time to disturb it;
+`slow-1` those of rank 1 alone.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class Disturbed(RandomBatches):
 
     def batch(self, step: int) -> Any:
         (self.out / f"rank-{self.rank}.txt").write_text(f"{os.getpid()} {step} {time.monotonic()}")
-        slow = self.out / "slow"
-        if slow.exists():
-            time.sleep(float(slow.read_text()))
+        for slow in (self.out / "slow", self.out / f"slow-{self.rank}"):
+            if slow.exists():
+                time.sleep(float(slow.read_text()))
         return super().batch(step)
 
 
