@@ -87,7 +87,9 @@ def run(
     """Run a recipe: what is in the book is kept, what was begun is continued, the rest is run."""
     from herdbook import run as running
     from herdbook.book import Book
+    from herdbook.budget import budgets, check_memory
     from herdbook.recipe import read_recipe
+    from herdbook.report.budget import budget_lines
     from herdbook.report.summary import STYLES, next_step, plan_table, summary
     from herdbook.report.text import command, show
 
@@ -95,8 +97,11 @@ def run(
         os.environ["HERDBOOK_ENGINE"] = engine
     checked = read_recipe(recipe, overrides or ())
     kept = Book(book)
+    found = budgets(checked, running.chosen(checked, only or ()))
     if check:
-        show(plan_table(running.plan(checked, kept, only or ()), kept))
+        show([*plan_table(running.plan(checked, kept, only or ()), kept), *budget_lines(found)])
+    check_memory(found)
+    if check:
         return
     try:
         entries = running.run_recipe(checked, kept, only or ())

@@ -1,8 +1,8 @@
 """Reading a recipe: the whole of it is checked before anything runs, and all mistakes are told at once.
 
 A recipe is a YAML file: `stages` in the order they run, each with its `kind`, what it is fed `from`, and its
-settings beside them; `aims` over the measured figures. Settings may be changed on the command line
-(`base.model.dim=256`) and may hold placeholders (`${python_library}`, `${recipe}`, `${env:NAME:-default}`).
+settings beside them; `aims` over the measured figures; the `machine` that it is meant for. Settings may be changed on
+the command line (`base.model.dim=256`) and may hold placeholders (`${python_library}`, `${recipe}`, `${env:NAME:-default}`).
 Relative paths are relative to the current folder, as everywhere on a command line; `${recipe}` is the recipe's.
 """
 
@@ -18,13 +18,14 @@ from typing import Any
 
 from herdbook import schema
 from herdbook.aims import Aim, parse_aim
-from herdbook.check import check_inputs, check_names, check_settings
+from herdbook.check import check_inputs, check_names, check_settings, validate
 from herdbook.marked import Marked, Problem, parse, parse_value, read_scalar
 from herdbook.metrics import is_pattern
 from herdbook.settings import Settings, UserError
 from herdbook.stages import KINDS, StageKind
+from herdbook.train.devices import MachineSettings
 
-TOP_KEYS = ("name", "about", "stages", "aims")
+TOP_KEYS = ("name", "about", "machine", "stages", "aims")
 _STAGE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _PLACEHOLDER = re.compile(r"\$\$\{|\$\{([^}]*)\}")
 
@@ -59,6 +60,7 @@ class Recipe:
     about: str
     stages: dict[str, Stage]
     aims: tuple[Aim, ...]
+    machine: MachineSettings
 
 
 def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -75,14 +77,31 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     top = root.value
     _unknown_keys(top, TOP_KEYS, "a recipe has no key", problems)
     raw = _raw_stages(root, problems)
+    machine = {} if "machine" in raw else {"machine": top.get("machine") or Marked({}, root.origin, root.line)}
     for override in overrides:
-        raw = _override(raw, override, problems)
+        if override.startswith("machine.") and machine:
+            machine = _override(machine, override, problems)
+        else:
+            raw = _override(raw, override, problems)
     raw = {name: node.map_text(_filler(path, problems)) for name, node in raw.items()}
     stages = dict(_stages(raw, problems))
+    devices = _machine(machine.get("machine") or top.get("machine"), problems)
     aims = tuple(_aims(top.get("aims"), raw, problems))
     if problems:
         raise RecipeError(path, problems)
-    return Recipe(path, _text(top.get("name"), path.stem), _text(top.get("about"), ""), stages=stages, aims=aims)
+    name, about = _text(top.get("name"), path.stem), _text(top.get("about"), "")
+    return Recipe(path, name, about, stages=stages, aims=aims, machine=devices)
+
+
+def _machine(node: Marked | None, problems: list[Problem]) -> MachineSettings:
+    given = node.bare() if node is not None else {}
+    if node is not None and not isinstance(given, dict):
+        problems.append(node.problem(f"'machine' must be a mapping such as {{device: h100}}, not {given!r}"))
+    elif node is not None:
+        found = validate("machine", node, given, MachineSettings, "machine", problems)
+        if isinstance(found, MachineSettings):
+            return found
+    return MachineSettings.model_validate({})
 
 
 def _read_text(path: Path) -> str:

@@ -76,7 +76,7 @@ def make_task(book: Book, stage: str, kind: StageKind, settings: Settings, input
 
 def plan(recipe: Recipe, book: Book, only: Iterable[str] = ()) -> list[Task]:
     """The tasks of a recipe in order; with `only`, those stages and the ones they stand on."""
-    wanted = _wanted(recipe, only)
+    wanted = chosen(recipe, only)
     ids: dict[str, str] = {}
     tasks = []
     for name, stage in recipe.stages.items():
@@ -91,7 +91,8 @@ def plan(recipe: Recipe, book: Book, only: Iterable[str] = ()) -> list[Task]:
     return tasks
 
 
-def _wanted(recipe: Recipe, only: Iterable[str]) -> set[str]:
+def chosen(recipe: Recipe, only: Iterable[str]) -> set[str]:
+    """The stages named by `only` and all that they stand on; every stage when none is named."""
     only = list(only)
     if not only:
         return set(recipe.stages)

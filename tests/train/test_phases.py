@@ -37,9 +37,9 @@ def sets() -> TokenSets:
 
 
 def test_the_papers_405b_run_is_a_recipe_and_its_steps_and_tokens_are_the_closed_forms() -> None:
-    settings = read_recipe(RECIPES / "pretrain-405b.yaml").stages["base"].settings
+    settings = read_recipe(RECIPES / "cluster-405b.yaml").stages["base"].settings
     assert isinstance(settings, TrainSettings)
-    small, medium, large = 1024 * 4096, 1024 * 8192, 2048 * 8192  # "4M", "8M", "16M" tokens a step
+    small, medium, large = 1 << 22, 1 << 23, 1 << 24  # "4M", "8M", "16M" tokens a step
     first = -(-252_000_000 // small)
     second = -(-(2_870_000_000_000 - first * small) // medium)
     found = Plan.of(settings)
@@ -48,12 +48,14 @@ def test_the_papers_405b_run_is_a_recipe_and_its_steps_and_tokens_are_the_closed
     assert [part.length for part in found.parts] == [4096, 8192, 8192]
     assert found.tokens(found.starts[1]) == first * small >= 252_000_000 > (first - 1) * small
     assert 0 <= found.tokens(found.starts[2]) - 2_870_000_000_000 < medium
-    assert found.total_steps == settings.total_steps == 1_200_000
-    whole = first * small + second * medium + (1_200_000 - first - second) * large
-    assert found.tokens(1_200_000) == whole
+    before = first * small + second * medium
+    steps = first + second + -(-(15_600_000_000_000 - before) // large)
+    assert found.total_steps == settings.total_steps == steps
+    assert found.tokens(steps) == before + (steps - first - second) * large
+    assert 0 <= found.tokens(steps) - 15_600_000_000_000 < large
     assert settings.peak_lr == 8e-5 and settings.warmup == 8000
     assert learning_rate_share(8000, settings) == 1.0
-    assert settings.peak_lr * learning_rate_share(1_199_999, settings) == pytest.approx(8e-7, rel=1e-6)
+    assert settings.peak_lr * learning_rate_share(steps - 1, settings) == pytest.approx(8e-7, rel=1e-6)
 
 
 def test_every_step_and_micro_batch_is_where_counting_one_by_one_puts_it() -> None:
