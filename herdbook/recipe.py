@@ -2,7 +2,8 @@
 
 A recipe is a YAML file: `stages` in the order they run, each with its `kind`, what it is fed `from`, and its
 settings beside them; `aims` over the measured figures; the `machine` that it is meant for. Settings may be changed on
-the command line (`base.model.dim=256`) and may hold placeholders (`${python_library}`, `${recipe}`, `${env:NAME:-default}`).
+the command line (`base.model.dim=256`) and may hold placeholders (`${python_library}`, `${recipe}`,
+`${env:NAME:-default}`).
 Relative paths are relative to the current folder, as everywhere on a command line; `${recipe}` is the recipe's.
 """
 

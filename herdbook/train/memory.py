@@ -106,7 +106,7 @@ def need_of(load: Load, rank: int) -> Need:
 def optimizer_bytes(load: Load, has: Held, shard_rank: int = 0, tensor_rank: int = 0) -> int:
     """The optimizer's state on a rank: two fp32 moments a number with AdamW; with Muon one, and one number a row."""
     found = 0
-    for weight, count in has.weights(load.config):
+    for weight, count in has.weights(load.config, load.parallel):
         numbers = weight.local(load.parallel, shard_rank, tensor_rank)
         if load.muon and weight.kind == "matrix":
             found += count * FP32 * (numbers + weight.shape[0])  # the rows' sizes are whole on every rank
@@ -116,19 +116,19 @@ def optimizer_bytes(load: Load, has: Held, shard_rank: int = 0, tensor_rank: int
 
 
 def _local(load: Load, has: Held) -> int:
-    return sum(count * weight.local(load.parallel) for weight, count in has.weights(load.config))
+    return sum(count * weight.local(load.parallel) for weight, count in has.weights(load.config, load.parallel))
 
 
 def _gathered(load: Load, has: Held, blocks: int) -> int:
     """Bytes of gathered weights: `blocks` blocks in the products' type, and what is outside of them in fp32."""
     if not load.many:
         return 0
-    block = sum(weight.gathered(load.parallel) for weight in block_weights(load.config))
+    block = sum(weight.gathered(load.parallel) for weight in block_weights(load.config, load.parallel))
     return blocks * load.item * block + FP32 * sum(weight.gathered(load.parallel) for weight in has.outer)
 
 
 def _block_numbers(load: Load) -> int:
-    return sum(weight.gathered(load.parallel) for weight in block_weights(load.config))
+    return sum(weight.gathered(load.parallel) for weight in block_weights(load.config, load.parallel))
 
 
 def _gradients(load: Load, has: Held) -> int:
@@ -213,7 +213,7 @@ def _step(load: Load, has: Held) -> dict[str, int]:
     passing = 0
     if load.muon:
         shapes: dict[tuple[int, ...], int] = {}
-        for weight, count in has.weights(load.config):
+        for weight, count in has.weights(load.config, load.parallel):
             if weight.kind == "matrix":
                 shapes[weight.shape] = shapes.get(weight.shape, 0) + count * weight.shape[0] * weight.shape[1]
         passing = MUON_COPIES * FP32 * max(shapes.values(), default=0)
@@ -224,7 +224,11 @@ def _step(load: Load, has: Held) -> dict[str, int]:
 
 
 def _matrix_numbers(load: Load) -> int:
-    return sum(weight.gathered(load.parallel) for weight in block_weights(load.config) if weight.kind == "matrix")
+    return sum(
+        weight.gathered(load.parallel)
+        for weight in block_weights(load.config, load.parallel)
+        if weight.kind == "matrix"
+    )
 
 
 def _buffers(load: Load, has: Held, flying: list[int]) -> int:

@@ -1,7 +1,8 @@
 """How many numbers of each weight lie on each rank of a topology, without torch and without a model.
 
 What `parallel.py` does to real weights, as arithmetic: tensor parallelism cuts matrices by rows or columns, FSDP cuts
-the other axis, a pipeline's rank has the blocks of its stages. Parts are as torch cuts them: all but the last are equal.
+the other axis, a pipeline's rank has the blocks of its stages, expert parallelism shares out whole experts. Parts are
+as torch cuts them: all but the last are equal.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Weight:
         """Its numbers on a rank; `shard_rank` counts over rows and context together."""
         shape = list(self.cut_by(parallel.tensor, tensor_rank))
         axis = 1 if parallel.tensor > 1 and self.cut == 0 else 0
-        shape[axis] = _part(shape[axis], parallel.shard * parallel.context, shard_rank)
+        alike = parallel.expert if self.expert else 1  # ranks that have other experts share none of these
+        shape[axis] = _part(shape[axis], parallel.shard * parallel.context // alike, shard_rank // alike)
         return _product(shape)
 
     def gathered(self, parallel: ParallelSettings) -> int:
@@ -60,8 +62,8 @@ def _product(sizes: tuple[int, ...] | list[int]) -> int:
     return found
 
 
-def block_weights(config: ModelConfig) -> list[Weight]:
-    """The weights of one block."""
+def block_weights(config: ModelConfig, parallel: ParallelSettings) -> list[Weight]:
+    """The weights of one block that lie on a rank, in part or whole."""
     dim, width, kv_width = config.dim, config.heads * config.head_width, config.kv_heads * config.head_width
     weights = [Weight("norm", (dim,)), Weight("norm", (dim,)), Weight("matrix", (width, dim), 0)]
     weights += [Weight("matrix", (kv_width, dim), 0)] * 2 + [Weight("matrix", (dim, width), 1)]
@@ -70,7 +72,7 @@ def block_weights(config: ModelConfig) -> list[Weight]:
     expert = config.experts > 0
     feed_forward = [Weight("matrix", (config.ffn_dim, dim), 0, expert)] * 2
     feed_forward.append(Weight("matrix", (dim, config.ffn_dim), 1, expert))
-    return weights + feed_forward * max(1, config.experts)
+    return weights + feed_forward * max(1, config.experts // parallel.expert)
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,9 @@ class Held:
         """Its blocks in all."""
         return sum(self.layers)
 
-    def weights(self, config: ModelConfig) -> Iterator[tuple[Weight, int]]:
+    def weights(self, config: ModelConfig, parallel: ParallelSettings) -> Iterator[tuple[Weight, int]]:
         """All its weights, each with how often there is one like it."""
-        for weight in block_weights(config):
+        for weight in block_weights(config, parallel):
             yield weight, self.blocks
         for weight in self.outer:
             yield weight, 1

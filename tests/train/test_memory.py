@@ -125,9 +125,8 @@ def spread_one(load: Load) -> dict[str, Any]:
         dtype = torch.bfloat16 if load.bf16 else torch.float32
         optimizers = Optimizers(model, settings_of(load), dtype)
         optimizers.set_step(1)
-        whole = batch(load.rows, load.config.vocab_size, load.length)
-        part = parallel.share(SimpleNamespace(batch=lambda _: whole)).batch(0)
-        del whole
+        source = SimpleNamespace(batch=lambda _: batch(load.rows, load.config.vocab_size, load.length))
+        part = parallel.share(source).batch(0)
         tracker.peak = 0
         parallel.gradients(model, NextToken(), [part] * load.accumulate, lambda: autocast(load))
         gradients = bytes_of(weight.grad for weight in model.parameters() if weight.grad is not None)
@@ -151,7 +150,8 @@ def compare(loads: list[Load], within: float) -> None:
             stage, shard, tensor = told["place"]
             has = held(load.config, load.parallel, stage)
             numbers = sum(
-                count * weight.local(load.parallel, shard, tensor) for weight, count in has.weights(load.config)
+                count * weight.local(load.parallel, shard, tensor)
+                for weight, count in has.weights(load.config, load.parallel)
             )
             assert (told["weights"], told["gradients"]) == (4 * numbers, 4 * numbers), (load, told["place"])
             assert told["state"] == optimizer_bytes(load, has, shard, tensor), (load, told["place"])
