@@ -177,6 +177,8 @@ def test_every_axis_needs_what_is_reckoned(bf16: bool) -> None:
     two += [{"pipeline": 2, "schedule": how} for how in ("1f1b", "interleaved", "zbv")]
     shape = {"layers": 6}
     compare([load_of(parallel=one, accumulate=4, rows=2, bf16=bf16, shape=shape) for one in two], 0.10)
+    mixture = {**shape, "experts": 4, "experts_per_token": 2}
+    compare([load_of(parallel={"shard": 2, "expert": 2}, rows=2, bf16=bf16, shape=mixture)], 0.10)
     four = [{"data": 2, "shard": 2}, {"shard": 2, "tensor": 2}, {"shard": 2, "pipeline": 2}]
     compare([load_of(parallel=one, accumulate=4, rows=4, bf16=bf16, muon=True, shape=shape) for one in four], 0.10)
 
