@@ -6,6 +6,7 @@ its model and its figures in the book. A stage whose gate is shut at its limit o
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from herdbook.pretrain.settings import ExtendSettings
 from herdbook.settings import UserError
 
 if TYPE_CHECKING:
-    from herdbook.model.transformer import Transformer
+    from herdbook.model.config import ModelConfig
 
 
 def extend(settings: ExtendSettings, tokens: Path, start: Path, questions: Path, out: Path) -> dict[str, Any]:
@@ -25,48 +26,54 @@ def extend(settings: ExtendSettings, tokens: Path, start: Path, questions: Path,
     import torch
 
     from herdbook.console import log
+    from herdbook.model.huggingface import read_config
     from herdbook.pretrain.gates import Before, Gate, short_pages
-    from herdbook.pretrain.stages import bits_per_byte, export, make_model, nested
+    from herdbook.pretrain.stages import begin, bits_per_byte, export, nested
     from herdbook.tokens.shards import TokenSets
     from herdbook.train.loop import train
     from herdbook.train.machine import prepare
     from herdbook.train.objective import NextToken
     from herdbook.train.phased import PhasedBatches
     from herdbook.train.phases import Plan
+    from herdbook.train.start import in_group, joined
 
+    longer = partial(stretched, settings=settings)
+    longer(read_config(start / "model"))  # a mistake is told before processes are started
+    if settings.parallel.size > 1 and not in_group():
+        from herdbook.train.launch import launch
+
+        stage = "herdbook.pretrain.extend:extend"
+        return launch(stage, settings, settings.parallel, tokens=tokens, start=start, questions=questions, out=out)
     prepare(settings.threads)
+    parallel = joined(settings.parallel)
+    same = parallel.same if parallel is not None else lambda do: do()
     sets = TokenSets.open(tokens)
     batches = PhasedBatches(sets, Plan.of(settings), settings.seed, settings.packing)
-    model = make_model(settings, sets, start)
-    before = Before.find(out, start)
-    length = before.length if before else settings.short_length or model.config.max_length
+    before = same(lambda: Before.find(out, start))
+    length = before.length if before else settings.short_length or read_config(start / "model").max_length
     pages = short_pages(settings, sets, batches.names, length)
     if before is None:
         with torch.no_grad():
-            before = Before(length, bits_per_byte(model, pages))
-    before.write(out)
-    model = stretched(model, settings)
-    gate = Gate(settings, before, pages, questions, tokens)
+            before = Before(length, bits_per_byte(begin(parallel, settings, sets, start), pages))
+    same(partial(before.write, out))
+    model = begin(parallel, settings, sets, start, longer)
+    gate = Gate(settings, before, pages, questions, tokens, parallel, out / ".gate")
     log("gate", length=settings.length, short_length=length, before=before.bits_per_byte, allowed=gate.allowed,
         rope_theta=model.config.rope_theta, limit_steps=settings.total_steps)  # fmt: skip
-    figures = train(model, NextToken(), batches, settings, out, validate=gate, ended=gate.passed)
+    figures = train(model, NextToken(), batches, settings, out, validate=gate, ended=gate.passed, parallel=parallel)
     if not gate.passed(figures):
         raise UserError(gate.failure(figures))
-    export(model, settings, sets, tokens, out)
-    parameters = sum(weight.numel() for weight in model.parameters())
+    export(model, settings, sets, tokens, out, parallel)
     return {
         **nested(figures),
         "before": {"length": before.length, "bits_per_byte": before.bits_per_byte},
-        "checks": checks(out / "metrics.jsonl"),
-        "parameters": parameters,
+        "checks": same(lambda: checks(out / "metrics.jsonl")),
+        "parameters": model.config.parameters(),
     }
 
 
-def stretched(model: Transformer, settings: ExtendSettings) -> Transformer:
-    """The same weights with room for `length` tokens and the stage's RoPE; UserError where that is no more room."""
-    from herdbook.model.transformer import Transformer
-
-    config = model.config
+def stretched(config: ModelConfig, settings: ExtendSettings) -> ModelConfig:
+    """The shape with room for `length` tokens and the stage's RoPE; UserError where that is no more room."""
     if settings.length <= config.max_length:
         raise UserError(
             f"extend: the model has a context of {config.max_length} tokens already, and length is {settings.length}; "
@@ -77,9 +84,7 @@ def stretched(model: Transformer, settings: ExtendSettings) -> Transformer:
         changes["rope_theta"] = settings.rope_theta
     if settings.rope_scaling is not None:
         changes["rope_scaling"] = settings.rope_scaling
-    longer = Transformer(type(config)(**{**config.model_dump(), **changes}))
-    longer.load_state_dict(model.state_dict())
-    return longer
+    return type(config)(**{**config.model_dump(), **changes})
 
 
 def checks(metrics: Path) -> list[dict[str, float]]:

@@ -6,7 +6,9 @@ before its *first* extension, which a model that was extended brings along, so t
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,12 @@ from herdbook.pretrain.settings import ExtendSettings
 from herdbook.settings import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from herdbook.model.transformer import Transformer
     from herdbook.tokens.batches import HeldOut
     from herdbook.tokens.shards import TokenSets
+    from herdbook.train.parallel import Parallel
 
 BEFORE = "before.json"
 
@@ -62,13 +67,26 @@ def short_pages(settings: ExtendSettings, sets: TokenSets, names: list[str], len
 class Gate:
     """Measures a model while it is trained; `passed` says whether figures open the gate."""
 
-    def __init__(self, settings: ExtendSettings, before: Before, pages: HeldOut, questions: Path, tokens: Path) -> None:
-        """`questions` is the folder of the needles' file; a missing one is told now, not after an hour."""
+    def __init__(
+        self,
+        settings: ExtendSettings,
+        before: Before,
+        pages: HeldOut,
+        questions: Path,
+        tokens: Path,
+        parallel: Parallel | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """`questions` is the folder of the needles' file; a missing one is told now, not after an hour.
+
+        Where the model is in parts (`parallel`), `folder` is for a moment where it lies whole.
+        """
         from herdbook.evaluate.run import question_folder
         from herdbook.evaluate.tasks import find_task
         from herdbook.tokens.tokenizer import Tokenizer
 
         self.settings, self.before, self.pages = settings, before, pages
+        self.parallel, self.folder = parallel, folder
         self.tokenizer = Tokenizer.load(tokens / "tokenizer")
         self.needles = find_task("needle").load(question_folder(questions))
 
@@ -81,8 +99,29 @@ class Gate:
             "short_bits_per_byte": bits_of(model, self.pages) / max(self.pages.bytes, 1),
         }
 
-    def needle(self, model: Transformer) -> float:
-        """The share of needles found in hay of the stage's whole length, over all depths."""
+    def needle(self, model: Any) -> float:
+        """The share of needles found in hay of the stage's whole length, over all depths.
+
+        Answers are written by one process, token by token: a model in parts is put together for the first rank.
+        """
+        if self.parallel is None:
+            return self.found(model)
+        from herdbook.train.export import save_spread
+
+        assert self.folder is not None
+        save_spread(self.parallel.ranks, model, self.folder, bos_id=None, eos_ids=[])
+        return float(self.parallel.same(partial(self._found_by_first, self.folder, self.parallel.ranks.device)))
+
+    def _found_by_first(self, folder: Path, device: torch.device) -> float:
+        from herdbook.model.huggingface import load_model
+
+        try:
+            return self.found(load_model(folder, device=device))
+        finally:
+            shutil.rmtree(folder)
+
+    def found(self, model: Transformer) -> float:
+        """`needle` of a whole model."""
         from herdbook.evaluate.scoring import Candidate, ask_needles
         from herdbook.evaluate.settings import EvaluateSettings
         from herdbook.evaluate.tasks import find_task

@@ -93,14 +93,6 @@ class ExtendSettings(PretrainSettings):
     short_length: int | None = Field(None, gt=1)
     """Tokens of a row in the short evaluations; the model's length before its first extension when not given."""
 
-    @model_validator(mode="after")
-    def _one_process(self) -> ExtendSettings:
-        if self.parallel.size > 1:
-            raise UserError(
-                "parallel: extend looks for needles while it trains, which one process has to do; leave it out"
-            )
-        return self
-
     tolerance: float = Field(0.01, ge=0)
     """Short evaluations have recovered at this share above the bits per byte before the first extension."""
 

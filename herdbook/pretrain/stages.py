@@ -8,6 +8,7 @@ its text. Thus the figure can stand beside xz's, and does not depend on the toke
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,7 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     parallel = joined(settings.parallel)
     sets = TokenSets.open(tokens)
     batches = PhasedBatches(sets, Plan.of(settings), settings.seed, settings.packing)
-    model: Any = (
-        make_model(settings, sets, start) if parallel is None else spread_model(parallel, settings, sets, start)
-    )
+    model = begin(parallel, settings, sets, start)
     if settings.compile:
         for layer in model.blocks.children():
             layer.get_submodule("feed_forward").compile()
@@ -68,7 +67,25 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     return {**nested(figures), "parameters": parameters}
 
 
-def make_model(settings: PretrainSettings, sets: TokenSets, start: Path | None) -> Transformer:
+def begin(
+    parallel: Parallel | None,
+    settings: PretrainSettings,
+    sets: TokenSets,
+    start: Path | None,
+    reshape: Callable[[ModelConfig], ModelConfig] | None = None,
+) -> Any:
+    """The model before its first step, whole or in this process's part; `reshape` changes what weights do not tell."""
+    if parallel is not None:
+        return spread_model(parallel, settings, sets, start, reshape)
+    return make_model(settings, sets, start, reshape)
+
+
+def make_model(
+    settings: PretrainSettings,
+    sets: TokenSets,
+    start: Path | None,
+    reshape: Callable[[ModelConfig], ModelConfig] | None = None,
+) -> Transformer:
     """The model before its first step: loaded from `start`, or drawn from the seed."""
     import torch
 
@@ -81,15 +98,25 @@ def make_model(settings: PretrainSettings, sets: TokenSets, start: Path | None) 
         return model
     model = load_model(start / "model", dtype=torch.float32)
     check_start(settings, sets, start, model.config)
-    if settings.upcycle is None:
+    if settings.upcycle is not None:
+        from herdbook.model.upcycle import upcycle
+
+        how = settings.upcycle
+        model = upcycle(model, how.experts, how.per_token, how.router_loss, settings.seed)
+    if reshape is None:
         return model
-    from herdbook.model.upcycle import upcycle
+    other = Transformer(reshape(model.config))
+    other.load_state_dict(model.state_dict())
+    return other
 
-    how = settings.upcycle
-    return upcycle(model, how.experts, how.per_token, how.router_loss, settings.seed)
 
-
-def spread_model(parallel: Parallel, settings: PretrainSettings, sets: TokenSets, start: Path | None) -> nn.Module:
+def spread_model(
+    parallel: Parallel,
+    settings: PretrainSettings,
+    sets: TokenSets,
+    start: Path | None,
+    reshape: Callable[[ModelConfig], ModelConfig] | None = None,
+) -> nn.Module:
     """As `make_model`, over many ranks: no rank has to hold the whole model, but where one is upcycled."""
     from herdbook.model.huggingface import read_config
     from herdbook.train.phases import Plan
@@ -98,16 +125,17 @@ def spread_model(parallel: Parallel, settings: PretrainSettings, sets: TokenSets
 
     plan = Plan.of(settings)
     if settings.upcycle is not None:
-        model = make_model(settings, sets, start)
+        model = make_model(settings, sets, start, reshape)
         check_plan(settings.parallel, model.config, plan)
         return parallel.apply(model, mixed(parallel, settings))
     if start is None:
         config = start_shape(settings, sets)
         check_plan(settings.parallel, config, plan)
         return drawn_model(parallel, config, settings)
-    check_start(settings, sets, start, read_config(start / "model"))
-    check_plan(settings.parallel, read_config(start / "model"), plan)
-    return loaded_model(parallel, start / "model", settings)
+    config = read_config(start / "model")
+    check_start(settings, sets, start, config)
+    check_plan(settings.parallel, config, plan)
+    return loaded_model(parallel, start / "model", settings, config if reshape is None else reshape(config))
 
 
 def start_shape(settings: PretrainSettings, sets: TokenSets) -> ModelConfig:

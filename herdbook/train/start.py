@@ -44,12 +44,14 @@ def drawn_model(parallel: Parallel, config: ModelConfig, settings: TrainSettings
     return filled(model, weights)
 
 
-def loaded_model(parallel: Parallel, folder: Path, settings: TrainSettings) -> nn.Module:
-    """The model of a Hugging Face folder, spread over the ranks."""
-    config = read_config(folder)
+def loaded_model(
+    parallel: Parallel, folder: Path, settings: TrainSettings, config: ModelConfig | None = None
+) -> nn.Module:
+    """The model of a Hugging Face folder, spread over the ranks; `config` may change what the weights do not tell."""
+    found = read_config(folder)
     with torch.device("meta"):
-        names = Transformer(config)
-    return filled(spread_blank(parallel, config, settings), checked_weights(folder, names))
+        names = Transformer(found)
+    return filled(spread_blank(parallel, config or found, settings), checked_weights(folder, names))
 
 
 def spread_blank(parallel: Parallel, config: ModelConfig, settings: TrainSettings) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from herdbook.tokens.train import TokenizerSettings, train_tokenizer
 from herdbook.train.average import evenly
 from herdbook.train.checkpoint import Checkpoints
 from herdbook.train.metrics import read_metrics
+from tests.support.ranks import run_ranks
 
 QUICK = {"precision": "fp32", "threads": 1, "tensorboard": False, "peak_flops": 1e10, "rows": 2}
 SHAPE = {"dim": 16, "layers": 1, "heads": 2, "kv_heads": 1, "ffn_dim": 32, "max_length": 64, "rope_theta": 10000}
@@ -106,9 +108,40 @@ def test_short_evaluations_are_held_against_the_model_before_its_first_extension
     assert second["before"] == first["before"] and first["before"]["length"] == 64
 
 
-def test_the_real_needles_are_asked_for_at_the_stages_length(made: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("topology", [{}, pytest.param({"shard": 2}, marks=pytest.mark.slow)])
+def test_the_real_needles_are_asked_for_at_the_stages_length(
+    made: dict[str, Path], tmp_path: Path, topology: dict[str, int]
+) -> None:
     with pytest.raises(UserError, match="0 of 5 needles found at 128 tokens"):
-        extend(extension(steps=2), **made, out=tmp_path)
+        extend(extension(steps=2, parallel=topology), **made, out=tmp_path)
+
+
+def liveliness(gate: gates.Gate, model: Any) -> float:
+    """In place of needles: a figure of the whole model's logits, at least 1 only once it has learnt a little."""
+    assert model.config.max_length == 128
+    with torch.no_grad():
+        logits = model(torch.arange(100).unsqueeze(0))
+    return 1.0 + float(logits.std()) - 0.81  # it goes from 0.77 to 0.85
+
+
+@pytest.mark.parametrize("topology", [{"shard": 2}, {"pipeline": 2}])
+def test_a_model_in_parts_meets_the_gate_as_a_whole_one(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, topology: dict[str, int]
+) -> None:
+    monkeypatch.setattr(gates.Gate, "found", liveliness)
+    given = {"rope_theta": 30_000, "accumulate": 2}
+    wanted = extend(extension(**given), **made, out=tmp_path / "one")
+    spread = partial(extend, extension(**given, parallel=topology), **made, out=tmp_path / "two")
+    found, other = run_ranks(2, spread)
+    assert found["steps"] == other["steps"] == wanted["steps"] == 4  # the gate opens at the second look
+    assert found["before"]["bits_per_byte"] == pytest.approx(wanted["before"]["bits_per_byte"], rel=1e-5)
+    for one, check in zip(wanted["checks"], found["checks"], strict=True):
+        assert one == pytest.approx(check, rel=1e-4)
+    models = [load_model(tmp_path / name / "model") for name in ("one", "two")]
+    assert models[0].config == models[1].config and models[1].config.rope_theta == 30_000
+    for weight, same in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(weight, same, rtol=1e-3, atol=1e-4)
+    assert sorted(path.name for path in (tmp_path / "two").iterdir() if path.name.startswith(".")) == []
 
 
 def test_a_context_that_does_not_grow_and_missing_needles_are_told(made: dict[str, Path], tmp_path: Path) -> None:

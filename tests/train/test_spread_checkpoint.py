@@ -39,7 +39,12 @@ def test_a_run_goes_on_with_the_same_losses_on_any_other_topology(tmp_path: Path
 
 def test_experts_and_tied_weights_go_on_where_others_had_them(tmp_path: Path) -> None:
     def mixture(steps: int) -> Case:
-        shape = {"experts": 4, "router_loss": 0.5, "tied_embeddings": True}
+        shape = {
+            "experts": 4,
+            "router_loss": 0.5,
+            "tied_embeddings": True,
+            "ffn_dim": 32,
+        }  # experts shaped as attention
         return Case(2, 2, shape, steps=steps, optimizer="muon", schedule="constant")
 
     mixture(WHOLE).alone(tmp_path / "one")
