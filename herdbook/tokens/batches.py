@@ -148,6 +148,10 @@ class PackedBatches:
             self.length,
         )
 
+    def size(self, step: int) -> int:
+        """Rows of a step's batch."""
+        return int(self.row_counts[np.searchsorted(self.row_starts, step, side="right") - 1])
+
     def heldout(self, name: str | None = None, max_tokens: int | None = None, rows: int | None = None) -> HeldOut:
         """The held-out documents of one set, or of all that the mix names; see `HeldOut`."""
         chosen = self.names if name is None else [name]

@@ -4,7 +4,8 @@
 
 A folder is never written twice: a save that was killed has no `.metadata` and is thrown away. Checksums are
 compared before anything is loaded, so a damaged checkpoint is set aside and the newest whole one is used.
-Saving is done by a thread on a copy of the tensors; the loop goes on meanwhile.
+Saving is done by a thread. It first copies the tensors, into memory that it keeps for the next time, while the loop
+does the next forward and backward pass: only before the optimizer changes them has the loop to wait (`settle`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +49,11 @@ class Checkpoints:
         self.background = RanksInThread(ranks)
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
+        self.copies: State = {}
+        self.copied = threading.Event()
+        self.copied.set()
+        self.save_seconds: list[float] = []
+        """What each save took, copy and all."""
 
     def steps(self) -> list[int]:
         """Steps of which there is a committed checkpoint, oldest first."""
@@ -58,11 +67,27 @@ class Checkpoints:
     def save(self, step: int, state: State, run: dict[str, Any]) -> None:
         """Start saving the state after `step` steps; waits for the save before. `run` is what JSON can hold.
 
-        Raises UserError when the disk is full or can't be written; older checkpoints stay.
+        The tensors must not change before `settle`. Raises UserError when the disk is full or can't be written; older
+        checkpoints stay.
         """
         self.wait()
-        copied = _copied(state)
-        self.pending = self.pool.submit(self._write, step, copied, {"step": step, **run})
+        self.copied.clear()
+        done = _event()
+        self.pending = self.pool.submit(self._copy_and_write, step, state, {"step": step, **run}, done)
+
+    def settle(self) -> None:
+        """Wait until what is being saved has been copied; call it before any of it changes."""
+        self.copied.wait()
+
+    def _copy_and_write(self, step: int, state: State, run: dict[str, Any], done: Any) -> None:
+        begun = time.monotonic()
+        try:
+            with _beside(done):
+                self.copies = _copied(state, self.copies)
+        finally:
+            self.copied.set()
+        self._write(step, self.copies, run)
+        self.save_seconds.append(time.monotonic() - begun)
 
     def wait(self) -> None:
         """Wait until what was saved is on disk; raises what the save raised."""
@@ -196,15 +221,55 @@ def _is_step(folder: Path) -> bool:
     return folder.name.removeprefix(PREFIX).isdigit()
 
 
-def _copied(state: State) -> State:
-    return {
-        key: value.detach().clone()
-        if isinstance(value, Tensor)
-        else _copied(value)
-        if isinstance(value, dict)
-        else value
-        for key, value in state.items()
-    }
+def _copied(state: State, into: State) -> State:
+    """The state copied to the host, into the tensors of an earlier copy where they are as large."""
+    found: State = {}
+    for key, value in state.items():
+        before = into.get(key)
+        if isinstance(value, Tensor):
+            fits = (
+                isinstance(before, Tensor) and type(before) is type(value.detach()) and _shape(before) == _shape(value)
+            )
+            copy: Any = before if fits else _room(value.detach())
+            local(copy).copy_(local(value.detach()), non_blocking=True)
+            found[key] = copy
+        else:
+            found[key] = _copied(value, before or {}) if isinstance(value, dict) else value
+    return found
+
+
+def _shape(tensor: Tensor) -> tuple[Any, ...]:
+    here = local(tensor)
+    return tensor.shape, here.shape, here.dtype
+
+
+def _room(tensor: Tensor) -> Tensor:
+    """Memory on the host for a copy; of an accelerator's tensor it is pinned."""
+    room: Any = torch.empty_like(tensor, device="cpu")
+    if tensor.device.type == "cuda":
+        if hasattr(room, "_local_tensor"):
+            room._local_tensor = room._local_tensor.pin_memory()
+        else:
+            room = room.pin_memory()
+    return room
+
+
+def _event() -> Any:
+    """On CUDA, what tells that all work so far on the state is done."""
+    return torch.cuda.current_stream().record_event() if torch.cuda.is_initialized() else None
+
+
+@contextmanager
+def _beside(done: Any) -> Iterator[None]:
+    """Copies within run beside the device's own work, after `done`, and are over at the end."""
+    if done is None:
+        yield
+        return
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        stream.wait_event(done)
+        yield
+    stream.synchronize()
 
 
 def _size(state: State) -> int:

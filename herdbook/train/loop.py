@@ -233,6 +233,11 @@ class Run:
         rate = self.optimizers.rates()
         pulse.mark("optimizer")
         if not self.skips.must_skip(self.step, mean, norm_value, max(rate.values())):
+            asked = time.perf_counter()
+            self.checkpoints.settle()
+            settled = time.perf_counter() - asked
+            start += settled  # it is the checkpoint's time
+            self.ledger.kept["checkpointing"] += settled
             self.optimizers.step()
         self.optimizers.zero_grad()
         seconds = time.perf_counter() - start

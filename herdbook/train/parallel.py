@@ -238,10 +238,15 @@ class RankBatches:
 
     def batch(self, step: int) -> Any:
         """This rank's rows of a batch, and with context parallelism its tokens of them."""
-        parallel, whole = self.parallel, self.source.batch(step)
-        each = len(whole) // parallel.settings.row_ranks
-        assert each * parallel.settings.row_ranks == len(whole), "rows that do not divide are told before"
-        mine = whole.rows(parallel.ranks.row_rank * each, (parallel.ranks.row_rank + 1) * each)
+        parallel, groups, row_rank = self.parallel, self.parallel.settings.row_ranks, self.parallel.ranks.row_rank
+        if hasattr(self.source, "size"):  # it can make some rows without the others
+            each, rest = divmod(self.source.size(step), groups)
+            mine = self.source.batch(step, row_rank * each, (row_rank + 1) * each)
+        else:
+            whole = self.source.batch(step)
+            each, rest = divmod(len(whole), groups)
+            mine = whole.rows(row_rank * each, (row_rank + 1) * each)
+        assert not rest, "rows that do not divide are told before"
         context = parallel.context
         return mine if context is None else share_row(mine, context.rank, context.ranks)
 

@@ -26,10 +26,15 @@ class PhasedBatches:
         ]
         self.names = [name for name in sets.names if any(name in run.names for run in self.runs)]
 
-    def batch(self, step: int) -> Batch:
-        """The micro-batch of that number."""
+    def batch(self, step: int, start: int = 0, stop: int | None = None) -> Batch:
+        """The micro-batch of that number, or only its rows `start` to `stop`."""
         number = bisect_right(self.starts, step) - 1
-        return self.runs[number].batch(step - self.starts[number])
+        return self.runs[number].batch(step - self.starts[number], start, stop)
+
+    def size(self, step: int) -> int:
+        """Rows of the micro-batch of that number."""
+        number = bisect_right(self.starts, step) - 1
+        return self.runs[number].size(step - self.starts[number])
 
     def heldout(self, name: str | None = None, max_tokens: int | None = None, rows: int | None = None) -> HeldOut:
         """Held-out documents in rows as the last phase has them; see `PackedBatches.heldout`."""

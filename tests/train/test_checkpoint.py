@@ -30,6 +30,7 @@ def saved(folder: Path, steps: list[int], keep: int = 5) -> Checkpoints:
 def test_what_was_saved_comes_back_and_a_later_change_does_not_matter(tmp_path: Path) -> None:
     checkpoints, tensors = Checkpoints(tmp_path), state(3.5)
     checkpoints.save(7, tensors, {"note": "x"})
+    checkpoints.settle()
     tensors["model"]["a.weight"].fill_(0)  # the loop goes on while the thread writes
     checkpoints.wait()
     found = checkpoints.newest()
@@ -38,6 +39,18 @@ def test_what_was_saved_comes_back_and_a_later_change_does_not_matter(tmp_path: 
     checkpoints.load(7, empty)
     assert torch.equal(empty["model"]["a.weight"], state(3.5)["model"]["a.weight"])
     assert float(empty["optimizer"]["a.weight/step"]) == 3.5
+
+
+def test_memory_for_copies_is_kept_where_the_tensors_are_as_large(tmp_path: Path) -> None:
+    checkpoints, tensors = Checkpoints(tmp_path), state(1.0)
+    places = []
+    for step, tensors in enumerate((state(1.0), state(2.0), state(3.0, size=500))):
+        checkpoints.save(step, tensors, {})
+        checkpoints.wait()
+        copy = checkpoints.copies["model"]["a.weight"]
+        assert torch.equal(copy, tensors["model"]["a.weight"])
+        places.append(copy.data_ptr())
+    assert places[0] == places[1] and len(checkpoints.save_seconds) == 3
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

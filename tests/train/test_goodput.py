@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from herdbook.settings import UserError
-from herdbook.train import goodput
+from herdbook.train import checkpoint, goodput
 from herdbook.train.faults import Skips, StopRequest
 from herdbook.train.loop import Run, train
 from herdbook.train.metrics import read_metrics
@@ -138,6 +138,27 @@ def test_batches_are_made_before_they_are_asked_for_and_none_beyond_the_end() ->
     assert torch.equal(ahead.batch(3).tokens, plain(3).tokens)  # a leap
     ahead.close()
     assert max(made) == 3
+
+
+def test_the_optimizer_waits_until_the_weights_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def copied(state: Any, into: Any) -> Any:
+        time.sleep(0.05)  # meanwhile the loop is at the next step
+        return plain(state, into)
+
+    plain = checkpoint._copied
+    settings = tiny_settings(steps=8, checkpoint_every=1, keep_checkpoints=9)
+    train(tiny_model(), NextToken(), RandomBatches(), settings, tmp_path / "quick")
+    monkeypatch.setattr(checkpoint, "_copied", copied)
+    found = train(tiny_model(), NextToken(), RandomBatches(), settings, tmp_path / "slow")
+    assert found["goodput"]["checkpointing_seconds"] > 0.05
+    for step in range(1, 9):
+        models = [tiny_model(seed=5), tiny_model(seed=6)]
+        for name, model in zip(("quick", "slow"), models):
+            with torch.no_grad():
+                saved = {"model": dict(model.named_parameters())}
+                checkpoint.Checkpoints(tmp_path / name / "checkpoints").load(step, saved)
+        for one, other in zip(*(model.parameters() for model in models), strict=True):
+            assert torch.equal(one, other), step
 
 
 def test_what_making_a_batch_raises_is_raised_where_it_is_asked_for() -> None:
