@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -103,16 +104,22 @@ def _per_document(query: Tensor, key: Tensor, value: Tensor, documents: Document
 def _variable_length(
     kernel: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, documents: Documents
 ) -> Tensor:
-    share = query.shape[-2] // key.shape[-2]
-    if share > 1:  # torch 2.11's kernel wants as many key heads as query heads
+    share, known = query.shape[-2] // key.shape[-2], _parameters(kernel)
+    # Releases differ in how one asks for causal attention, and in whether key heads may be fewer.
+    how: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if share > 1 and "enable_gqa" in known:
+        how["enable_gqa"] = True
+    elif share > 1:
         key, value = key.repeat_interleave(share, dim=-2), value.repeat_interleave(share, dim=-2)
-    # Releases differ in how one asks for causal attention.
-    windowed = "window_size" in inspect.signature(kernel).parameters
-    causal: dict[str, Any] = {"window_size": (-1, 0)} if windowed else {"is_causal": True}
     borders, longest = documents.borders, documents.longest
     flat_query, flat_key, flat_value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
-    mixed: Tensor = kernel(flat_query, flat_key, flat_value, borders, borders, longest, longest, **causal)
+    mixed: Tensor = kernel(flat_query, flat_key, flat_value, borders, borders, longest, longest, **how)
     return mixed.view(query.shape)
+
+
+@cache
+def _parameters(kernel: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(kernel).parameters)
 
 
 def attend_past(

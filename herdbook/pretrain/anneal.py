@@ -106,6 +106,7 @@ def usual_mix(settings: DataTestSettings, sets: TokenSets) -> dict[str, float]:
 def _trained(settings: PretrainSettings, sets: TokenSets, start: Path, out: Path) -> tuple[Transformer, dict[str, Any]]:
     """The model after the run, whole, and the run's figures; nothing is exported."""
     from herdbook.pretrain.stages import make_model
+    from herdbook.train.alone import alone
     from herdbook.train.loop import train
     from herdbook.train.machine import prepare
     from herdbook.train.objective import NextToken
@@ -131,7 +132,7 @@ def _trained(settings: PretrainSettings, sets: TokenSets, start: Path, out: Path
         )
         load_weights(Checkpoints(out / "checkpoints"), figures["steps"], model)
         return model, figures
-    return model, train(model, NextToken(), batches, settings, out)
+    return model, train(alone(model, settings), NextToken(), batches, settings, out)
 
 
 class Judge:

@@ -55,9 +55,6 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     sets = TokenSets.open(tokens)
     batches = PhasedBatches(sets, Plan.of(settings), settings.seed, settings.packing)
     model = begin(parallel, settings, sets, start)
-    if settings.compile:
-        for layer in model.blocks.children():
-            layer.get_submodule("feed_forward").compile()
     parameters = model.config.parameters()
     log("model", parameters=parameters, sets=",".join(batches.names), **_passes(batches))
     validate = Validation(settings, batches)
@@ -75,9 +72,14 @@ def begin(
     reshape: Callable[[ModelConfig], ModelConfig] | None = None,
 ) -> Any:
     """The model before its first step, whole or in this process's part; `reshape` changes what weights do not tell."""
-    if parallel is not None:
-        return spread_model(parallel, settings, sets, start, reshape)
-    return make_model(settings, sets, start, reshape)
+    from herdbook.train.alone import alone, compile_blocks
+
+    if parallel is None:
+        return alone(make_model(settings, sets, start, reshape), settings)
+    model = spread_model(parallel, settings, sets, start, reshape)
+    if settings.compile:
+        compile_blocks(model, settings.parallel.recompute)
+    return model
 
 
 def make_model(

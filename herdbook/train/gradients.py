@@ -128,4 +128,4 @@ def judged(model: nn.Module, objective: Objective, batch: Any) -> Tensor:
     if judge is not None:
         whole: Tensor = judge(objective, batch)
         return whole
-    return objective(model, batch).total  # type: ignore[arg-type]
+    return objective(model, batch.to(next(model.parameters()).device)).total  # type: ignore[arg-type]

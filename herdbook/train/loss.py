@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 IGNORED = -100  # a target that is not counted
 CHUNK_NUMBERS = 1 << 21  # logits held at once, 8 MiB in fp32: more falls out of cache, and costs 3 x per number
+ACCELERATOR_CHUNK_NUMBERS = 1 << 28  # there is no such cache there, and thin products leave most of it idle
 CHUNK_ROWS = 128  # but at least so many rows, or the products are thin
 
 
@@ -37,7 +38,8 @@ def linear_cross_entropy(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     learns = torch.is_grad_enabled()
     wants = (learns and hidden.requires_grad, learns and weight.requires_grad)
-    rows = chunk or max(CHUNK_ROWS, CHUNK_NUMBERS // weight.shape[0])
+    numbers = CHUNK_NUMBERS if device == "cpu" else ACCELERATOR_CHUNK_NUMBERS
+    rows = chunk or max(CHUNK_ROWS, numbers // weight.shape[0])
     if type(weight) not in (Tensor, nn.Parameter):  # cut by words over ranks
         from herdbook.train.vocabulary import parallel_cross_entropy
 

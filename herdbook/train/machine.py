@@ -15,6 +15,11 @@ REPEATS = 3
 WORTH = 0.8  # bf16 must take less than this share of fp32's time: autocast itself costs some
 
 
+def own_device() -> torch.device:
+    """Where a run of one process trains: the accelerator torch was built for, when there is one, else the CPU."""
+    return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+
+
 def available_threads() -> int:
     """OMP_NUM_THREADS where it is set, else the physical cores this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "")

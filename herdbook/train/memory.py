@@ -298,7 +298,7 @@ def block_activations(load: Load) -> Activations:
     norms = 2 * (stream * (2 if load.cpu else 1) + FP32 * n // t)
     kept_pairs = pairs
     if parallel.context > 1:
-        kept_pairs = pairs * parallel.context  # the keys and values of the whole row
+        kept_pairs = pairs * parallel.context + _masks(load)  # the keys and values of the whole row
     elif not load.cpu and load.bf16 and keys_repeated():
         kept_pairs = pairs * (heads // keys)
     attention = queries + kept_pairs + _attention_kept(load, queries)
@@ -312,6 +312,13 @@ def block_activations(load: Load) -> Activations:
     if t > 1:  # the sequence is gathered before matrices and shared out after them: copies that come and go
         work += 5 * item * n * dim
     return Activations(none, stream + products, stream, work)
+
+
+def _masks(load: Load) -> int:
+    """The masks of a rank's two chunks, of rows that are one document each, and as the kernel takes them."""
+    ranks = load.parallel.context
+    chunk, rows = load.length // (2 * ranks), load.rows // load.parallel.row_ranks
+    return rows * chunk * chunk * (2 * ranks + 1) * (1 + load.item)
 
 
 def _by_blocks(load: Load) -> bool:

@@ -105,7 +105,7 @@ class TrainSettings(Settings):
     """Type of the matrix products; auto takes bf16 where a short trial finds it faster. Weights are always fp32."""
 
     compile: bool = False
-    """Compile the feed-forward parts of the blocks; worth it for long runs only."""
+    """Compile the blocks (on a CPU, and where they recompute, their feed-forwards only); worth it for long runs."""
 
     validate_every: int = Field(0, ge=0)
     """Steps between validations; 0 validates at the end only."""

@@ -107,7 +107,13 @@ def test_every_way_to_attend_gives_the_same(kv_heads: int, monkeypatch: pytest.M
             out[start:end] = F.scaled_dot_product_attention(*parts, is_causal=True).transpose(0, 1)
         return out
 
+    def grouped(*args: Any, window_size: Any, enable_gqa: bool = False) -> Tensor:
+        q, k, v, *borders = args
+        assert enable_gqa == (k.shape[1] < 4) and k.shape[1] == kv_heads
+        return varlen(q, *(x.repeat_interleave(4 // kv_heads, 1) for x in (k, v)), *borders, window_size=window_size)
+
     ways = {
+        "variable length, grouped": attention._variable_length(grouped, query, key, value, documents),
         "per document": attention.attend(query, key, value, documents),
         "mask": attention._causal(query, key, value, documents.mask),
         "variable length": attention._variable_length(varlen, query, key, value, documents),

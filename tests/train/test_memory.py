@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 from torch.distributed.pipelining import schedules
 
+from herdbook.model import attention, cpu_attention
 from herdbook.model.config import ModelConfig, preset
 from herdbook.model.transformer import Transformer
 from herdbook.tokens.batches import Batch
-from herdbook.train import memory
+from herdbook.train import loss, memory
 from herdbook.train.distributed import Ranks
 from herdbook.train.inflight import in_flight
 from herdbook.train.memory import Load, need_of, needed, optimizer_bytes
@@ -81,9 +83,9 @@ def one_process(load: Load) -> tuple[int, int, int]:
         for _ in range(load.accumulate):
             part = batch(load.rows, load.config.vocab_size, load.length)
             with autocast(load):
-                loss = NextToken()(model, part)
-            loss.total.backward()
-            del loss, part
+                found = NextToken()(model, part)
+            found.total.backward()
+            del found, part
         gradients = bytes_of(weight.grad for weight in model.parameters())
         optimizers.step()
     return steady, gradients, tracker.peak
@@ -228,3 +230,11 @@ def test_the_papers_8b_in_closed_form() -> None:
     outer = 4 * (2 * 128_256 * 4096 + 4096)
     assert need.parts["gathered weights"] == 2 * block + outer
     assert memory.block_activations(load).full == stream
+
+
+def test_the_arithmetic_has_the_numbers_of_the_code_it_counts() -> None:
+    assert memory.CHUNK_NUMBERS == {True: loss.CHUNK_NUMBERS, False: loss.ACCELERATOR_CHUNK_NUMBERS}
+    assert loss.CHUNK_ROWS == memory.CHUNK_ROWS
+    assert (cpu_attention.BLOCK, cpu_attention.LONGEST) == (memory.ATTENTION_BLOCK, memory.ATTENTION_LONGEST)
+    kernel = attention.varlen_attn
+    assert kernel is None or memory.keys_repeated() == ("enable_gqa" not in signature(kernel).parameters)
