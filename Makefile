@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := benchmarks/peers/.venv
+FASTTEXT := benchmarks/peers/.fasttext
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: demo test test-slow lint format bench docs clean
@@ -25,13 +26,18 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev $(PEERS)/.made
+bench: $(VENV)/.dev $(PEERS)/.made $(FASTTEXT)/.made
 	for file in benchmarks/curate_*.py benchmarks/train_*.py; do $(BIN)/python $$file || exit 1; done
 
 # The libraries we are compared with; some need older ones than ours, so they live apart.
 $(PEERS)/.made: benchmarks/peers/requirements.txt benchmarks/peers/datatrove.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -r benchmarks/peers/requirements.txt
+	touch $@
+
+$(FASTTEXT)/.made: benchmarks/peers/fasttext.txt
+	$(PYTHON) -m venv $(FASTTEXT)
+	$(FASTTEXT)/bin/python -m pip --disable-pip-version-check -q install -r benchmarks/peers/fasttext.txt
 	touch $@
 
 docs: $(VENV)/.dev
@@ -51,4 +57,4 @@ $(VENV)/.dev: $(VENV)/.core
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis site $(PEERS)
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis site $(PEERS) $(FASTTEXT)

@@ -50,14 +50,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def peers_python() -> Path:
-    """The python of the peers' environment; ends the benchmark with what to do where there is none."""
-    path = Path(os.environ.get("HERDBOOK_PEERS", HERE / "peers" / ".venv" / "bin" / "python"))
+def peers_python(kind: str = "") -> Path:
+    """The python of the peers' environment, or of the one named; ends the benchmark with what to do without it."""
+    variable, name = ("HERDBOOK_PEERS", ".venv") if not kind else (f"HERDBOOK_PEERS_{kind.upper()}", f".{kind}")
+    path = Path(os.environ.get(variable, HERE / "peers" / name / "bin" / "python"))
     if not path.is_file():
+        made = f"benchmarks/peers/{name}"
         sys.exit(
-            f"{path}: no environment of the peers; make one with\n  python -m venv benchmarks/peers/.venv && "
-            "benchmarks/peers/.venv/bin/pip install -r benchmarks/peers/requirements.txt\n"
-            "or name its python in HERDBOOK_PEERS"
+            f"{path}: no environment of the peers; make one with\n  python -m venv {made} && "
+            f"{made}/bin/pip install -r benchmarks/peers/{kind or 'requirements'}.txt\nor name its python in {variable}"
         )
     return path
 

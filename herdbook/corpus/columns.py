@@ -193,11 +193,12 @@ def repeated_lines(view: View) -> Columns:
         rows = measured.rows(number)
         numbers[rows] = buckets.next(codes.codes[rows], view.alive[rows])
     parts = (
-        partial(_line_keys, shard, numbers[measured.rows(number)], view.alive[measured.rows(number)])
-        for number, shard in enumerate(measured.shards)
+        partial(_line_keys, shard, numbers[rows], view.alive[rows], rows.start)
+        for shard, rows in zip(measured.shards, map(measured.rows, range(len(measured.shards))))
     )
     expected = measured.count * LINES_A_DOCUMENT
-    repeated = view.engine.keys_in_many(parts, settings.line_documents, expected)
+    least = settings.line_documents
+    repeated = view.engine.keys_in_many(parts, least, min(settings.line_site_documents, least), expected)
     removed, left = np.zeros(measured.count), np.full(measured.count, np.nan)
     for rows, table in measured.parts("lines_hashes", "lines_words"):
         keys, documents = lines.line_keys(*lists(table["lines_hashes"]), numbers[rows])
@@ -211,10 +212,12 @@ def repeated_lines(view: View) -> Columns:
     return {"lines_repeated": removed, "lines_words_left": left, "_lines": repeated, "_buckets": numbers}
 
 
-def _line_keys(shard: Path, numbers: np.ndarray, alive: np.ndarray) -> np.ndarray:
-    """Keys of the lines of a shard's kept documents, once per document."""
-    keys, documents = lines.line_keys(*lists(read_shard(shard, ["lines_hashes"])["lines_hashes"]), numbers)
-    return lines.once_per_document(keys, documents, alive)
+def _line_keys(shard: Path, numbers: np.ndarray, alive: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys of the lines of a shard's kept documents, once per document, and the sites of these."""
+    table = read_shard(shard, ["lines_hashes", "url"])
+    keys, documents = lines.line_keys(*lists(table["lines_hashes"]), numbers)
+    keys, documents = lines.once_per_document(keys, documents, alive)
+    return keys, lines.sites(table["url"].to_pylist(), first)[documents]
 
 
 def without_lines(texts: pa.ChunkedArray, offsets: np.ndarray, gone: np.ndarray) -> pa.ChunkedArray:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from herdbook.corpus.engine import KeyParts, Parts
+from herdbook.corpus.engine import Parts
 
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -50,16 +50,18 @@ class Dataframes:
         for table in self._written(found, "pairs"):
             yield np.stack([table["hub"].to_numpy(), table["rank"].to_numpy()], axis=1)
 
-    def keys_in_many(self, parts: KeyParts, least: int, expected: int) -> np.ndarray:
+    def keys_in_many(self, parts: Parts, least: int, within: int, expected: int) -> np.ndarray:
         """See `engine.Engine`."""
         from daft import col, lit
 
-        rows = self._rows(parts, ("key",))
+        rows = self._rows(parts, ("key", "group"))
         if rows is None:
             return np.zeros(0, dtype=np.int64)
-        counted = rows.with_column("one", lit(1)).groupby("key").agg(col("one").sum().alias("count"))
+        sums = (col("one").sum().alias("count"), col("group").min().alias("low"), col("group").max().alias("high"))
+        counted = rows.with_column("one", lit(1)).groupby("key").agg(*sums)
+        many = (col("count") > lit(least)) | ((col("count") > lit(within)) & (col("low") == col("high")))
         found = [np.zeros(0, dtype=np.int64)]
-        found += [table["key"].to_numpy() for table in self._written(counted.where(col("count") > lit(least)), "many")]
+        found += [table["key"].to_numpy() for table in self._written(counted.where(many), "many")]
         return np.sort(np.concatenate(found))
 
     def components(self, pairs: np.ndarray, count: int) -> np.ndarray:

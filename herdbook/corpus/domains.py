@@ -15,19 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from herdbook.corpus.columns import Columns, View, provides
+from herdbook.corpus.urls import host_of
 from herdbook.settings import UserError
 
-HOST = re.compile(r"^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)", re.IGNORECASE)
 DOMAIN = re.compile(r"(?:[\w-]{1,63}\.)+[\w-]{2,63}")
 NUMBERED = re.compile(r"[\d.]+|\[.*")
 SECOND = frozenset(("ac", "co", "com", "edu", "gob", "gov", "gouv", "mil", "ne", "net", "nom", "or", "org", "sch"))
 """Second levels that countries give out domains under, like example.co.uk."""
-
-
-def host_of(url: str) -> str:
-    """The host of an address in lower case, without a final dot; empty for a file's path."""
-    match = HOST.match(url)
-    return match.group(1).lower().rstrip(".") if match else ""
 
 
 def domain_of(host: str) -> str:

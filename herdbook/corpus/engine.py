@@ -21,8 +21,6 @@ from herdbook.corpus.spill import Spill
 Parts = Iterable[Callable[[], tuple[np.ndarray, np.ndarray]]]
 """Functions that each make keys (R,) int64 and ranks (R,) int64 of some documents; a document may have several keys.
 They can be pickled, to run elsewhere."""
-KeyParts = Iterable[Callable[[], np.ndarray]]
-"""The same for keys (R,) int64 alone."""
 
 
 class Engine(Protocol):
@@ -35,8 +33,11 @@ class Engine(Protocol):
         """
         ...
 
-    def keys_in_many(self, parts: KeyParts, least: int, expected: int) -> np.ndarray:
-        """Sorted keys (R,) int64 that come in more than `least` rows."""
+    def keys_in_many(self, parts: Parts, least: int, within: int, expected: int) -> np.ndarray:
+        """Sorted keys (R,) int64 that come in more than `least` rows, or in more than `within` rows all of one group.
+
+        Parts make keys (R,) and groups (R,) int64.
+        """
         ...
 
     def components(self, pairs: np.ndarray, count: int) -> np.ndarray:
@@ -69,15 +70,14 @@ class Native:
                 code = np.unique(rows)
                 yield np.stack([code // ranks, code % ranks], axis=1)
 
-    def keys_in_many(self, parts: KeyParts, least: int, expected: int) -> np.ndarray:
+    def keys_in_many(self, parts: Parts, least: int, within: int, expected: int) -> np.ndarray:
         """See `Engine`."""
         found = [np.zeros(0, dtype=np.int64)]
-        with Spill(self.folder / "lines", 1, expected) as keys:
+        with Spill(self.folder / "lines", 2, expected) as keys:
             for part in parts:
-                keys.add(part())
+                keys.add(*part())
             for rows in keys.groups():
-                ordered = np.sort(rows[:, 0])
-                found.append(np.unique(ordered[least:][ordered[least:] == ordered[: max(len(ordered) - least, 0)]]))
+                found.append(_in_many(rows[:, 0], rows[:, 1], least, within))
         return np.sort(np.concatenate(found))
 
     def components(self, pairs: np.ndarray, count: int) -> np.ndarray:
@@ -124,3 +124,13 @@ def _hubs(key: np.ndarray, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sizes = np.diff(starts, append=len(key))
     hub = np.repeat(np.maximum.reduceat(rank, starts), sizes)
     return hub[rank < hub], rank[rank < hub]
+
+
+def _in_many(key: np.ndarray, group: np.ndarray, least: int, within: int) -> np.ndarray:
+    """Keys that come in more than `least` rows, or in more than `within` of one group."""
+    order = np.argsort(key)
+    key, group = key[order], group[order]
+    starts = np.flatnonzero(np.diff(key, prepend=~key[:1]))
+    sizes = np.diff(starts, append=len(key))
+    alone = np.minimum.reduceat(group, starts) == np.maximum.reduceat(group, starts)
+    return key[starts[(sizes > least) | (alone & (sizes > within))]]

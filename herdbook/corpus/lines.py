@@ -1,12 +1,17 @@
 """Lines that too many documents share are boilerplate and removed (§3.1.1, after ccNet).
 
-Lines are counted among the documents that are still kept, per language and in buckets of a fixed number of
-documents; a line counts once per document. Code, table rows and short labels are never looked at (measure.py).
+How many documents carry a line grows with the crawl; one that names its site never gets beyond the pages of that site,
+so fewer are enough where all are of one site. Lines are counted among the documents that are still kept, per language
+and in buckets of a fixed number of documents; a line counts once per document. Code, table rows and short labels are
+never looked at (measure.py).
 """
 
 from __future__ import annotations
 
 import numpy as np
+import xxhash
+
+from herdbook.corpus.urls import host_of
 
 
 class Buckets:
@@ -37,15 +42,26 @@ def line_keys(
     return np.where(values == 0, 0, np.where(mixed == 0, 1, mixed)), documents
 
 
-def once_per_document(keys: np.ndarray, documents: np.ndarray, alive: np.ndarray) -> np.ndarray:
-    """Keys of the kept documents' lines, each once per document; lines never removed are left out."""
+def once_per_document(
+    keys: np.ndarray, documents: np.ndarray, alive: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:  # (R,) int64 each
+    """Keys of the kept documents' lines, each once per document, and these; lines never removed are left out."""
     chosen = (keys != 0) & alive[documents]
     keys, documents = keys[chosen], documents[chosen]
     order = np.argsort(keys, kind="stable")  # documents come in order, and stay so within a key
     keys, documents = keys[order], documents[order]
     first = np.ones(len(keys), dtype=bool)
     first[1:] = (keys[1:] != keys[:-1]) | (documents[1:] != documents[:-1])
-    return keys[first]
+    return keys[first], documents[first]
+
+
+def sites(urls: list[str | None], first: int) -> np.ndarray:
+    """A number (n,) int64 per document that those of one host share; `first` is the row of the first of them."""
+    numbers = -1 - np.arange(first, first + len(urls), dtype=np.int64)  # without a host, each by itself
+    for place, url in enumerate(urls):
+        if host := host_of(url or ""):
+            numbers[place] = xxhash.xxh3_64_intdigest(host.encode("utf-8", "replace")) >> 1
+    return numbers
 
 
 def removed_lines(keys: np.ndarray, repeated: np.ndarray) -> np.ndarray:

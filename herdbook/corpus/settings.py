@@ -104,6 +104,9 @@ class DuplicateSettings(Settings):
     line_documents: int = Field(default=6, ge=1)
     """A line standing in more than this many kept documents of a bucket is boilerplate and removed (§3.1.1)."""
 
+    line_site_documents: int = Field(default=3, ge=1)
+    """A line standing in more than this many kept documents of a bucket, all of one host, is boilerplate too."""
+
     line_bucket: int = Field(default=30_000_000, ge=1)
     """Documents per bucket in which lines are counted; a bucket never mixes languages."""
 

@@ -12,6 +12,7 @@ TRACKING = re.compile(
 )
 INDEX = re.compile(r"/(?:index|default)\.(?:html?|php|aspx?)$", re.IGNORECASE)
 SESSION = re.compile(r";(?:jsessionid|phpsessid|sid)=[^/?#]*", re.IGNORECASE)
+HOST = re.compile(r"^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)", re.IGNORECASE)
 SAFE = "!$&'()*+,;=:@-._~/"
 
 
@@ -47,3 +48,9 @@ def canonical(url: str) -> str:
     pairs = sorted(pair for pair in asked if pair and not TRACKING.match(pair.partition("=")[0]))
     query = "?" + "&".join(pairs) if pairs else ""
     return f"//{host}{path}{query}"
+
+
+def host_of(url: str) -> str:
+    """The host of an address in lower case, without a final dot; empty for a file's path."""
+    match = HOST.match(url)
+    return match.group(1).lower().rstrip(".") if match else ""

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from herdbook.corpus.lines import sites
 from herdbook.corpus.measured import lists
 from herdbook.corpus.rules import LINE_RULE, Rule
 from herdbook.corpus.settings import DuplicateSettings
@@ -210,21 +211,25 @@ def _removed(entry: Path, shard: str, number: int, row: dict[str, Any], rules: l
     if row["dropped_by"] is None:
         after = set((kept["text"][0].as_py() or "").split("\n"))
         pairs = [(line, key) for line, key in pairs if line not in after]
-    counts = _documents_with(entry, row["language"], {key for _, key in pairs}, rules)
+    stood = _documents_with(entry, row["language"], {key for _, key in pairs}, rules)
     if row["dropped_by"] is not None:
-        least = _least(entry)
-        pairs = [(line, key) for line, key in pairs if counts[key] > least]
-    return [Removed(line, counts[key]) for line, key in pairs]
+        least, within = _least(entry)
+        often = {k for k, on in stood.items() if len(on) > least or (len(on) > within and len(set(on)) == 1)}
+        pairs = [(line, key) for line, key in pairs if key in often]
+    return [Removed(line, len(stood[key])) for line, key in pairs]
 
 
-def _documents_with(entry: Path, language: str, keys: set[int], rules: list[Rule]) -> dict[int, int]:
-    """In how many documents of a language each line stood, of those kept until lines were counted."""
-    counts = dict.fromkeys(keys, 0)
+def _documents_with(entry: Path, language: str, keys: set[int], rules: list[Rule]) -> dict[int, list[int]]:
+    """The sites of the documents of a language each line stood in, of those kept until lines were counted."""
+    stood: dict[int, list[int]] = {key: [] for key in keys}
+    first = 0
     place = next((i for i, rule in enumerate(rules) if rule.column.startswith("lines_")), len(rules))
     later = {None, *(rule.name for rule in rules[place:])}
     wanted = np.array(sorted(keys), dtype=np.int64)
     for shard in sorted((entry / "measured").glob("*.parquet")):
-        table = pq.read_table(shard, columns=["language", "lines_hashes"])
+        table = pq.read_table(shard, columns=["language", "lines_hashes", "url"])
+        hosts = sites(table["url"].to_pylist(), first)
+        first += table.num_rows
         dropped = pq.read_table(entry / "measurements" / shard.name, columns=["dropped_by"])["dropped_by"].to_pylist()
         chosen = [
             i for i, (spoken, rule) in enumerate(zip(table["language"].to_pylist(), dropped))
@@ -233,17 +238,18 @@ def _documents_with(entry: Path, language: str, keys: set[int], rules: list[Rule
         values, offsets = lists(table["lines_hashes"].take(pa.array(chosen, pa.int64())))
         places = np.flatnonzero(np.isin(values, wanted))
         documents = np.searchsorted(offsets, places, side="right")
-        for key, _ in set(zip(values[places].tolist(), documents.tolist())):
-            counts[key] += 1
-    return counts
+        for key, document in set(zip(values[places].tolist(), documents.tolist())):
+            stood[key].append(int(hosts[chosen[document - 1]]))
+    return stood
 
 
-def _least(entry: Path) -> int:
-    """How many documents a line may stand in, by the settings the entry was made with."""
+def _least(entry: Path) -> tuple[int, int]:
+    """How many documents a line may stand in, and how many of one site, by the settings the entry was made with."""
     try:
-        return int(read_json(entry / "entry.json")["settings"]["duplicates"]["line_documents"])
+        settings = DuplicateSettings(**read_json(entry / "entry.json")["settings"]["duplicates"])
     except (OSError, KeyError, TypeError, ValueError):
-        return DuplicateSettings().line_documents
+        settings = DuplicateSettings()
+    return settings.line_documents, settings.line_site_documents
 
 
 def _lost(entry: Path, url: str) -> list[Why | Lost]:

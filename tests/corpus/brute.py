@@ -174,7 +174,7 @@ class Brute:
             for value in self.rows[index]["lines_hashes"]:
                 if value:
                     seen[*bucket[index], value].add(index)
-        self.repeated = {key for key, documents in seen.items() if len(documents) > settings.line_documents}
+        self.repeated = {key for key, documents in seen.items() if self.often(documents)}
         left = {}
         for index in alive:
             row = self.rows[index]
@@ -183,6 +183,12 @@ class Brute:
                 left[index] = sum(words for words, away in zip(row["lines_words"], gone) if not away)
         self.bucket = bucket
         return left
+
+    def often(self, documents: set[int]) -> bool:
+        hosts = [self.rows[index]["url"].split("/")[2] for index in documents]
+        settings = self.settings.duplicates
+        within = len(hosts) > settings.line_site_documents and len(set(hosts)) == 1
+        return len(hosts) > settings.line_documents or within
 
     def texts(self) -> dict[str, str]:
         """The kept documents' texts by id."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -128,11 +127,13 @@ def test_group_bys_equal_brute_force(tmp_path: Path, rows: int | str, monkeypatc
         monkeypatch.setattr(spill, "ROWS", rows)
     draw = np.random.default_rng(5)
     engine: Engine = Native(tmp_path) if isinstance(rows, int) else Dataframes(tmp_path, 0, here)
-    keys = draw.integers(-20, 20, 300)
-    wanted = [key for key in sorted(set(keys.tolist())) if (keys == key).sum() > 6]
-    assert (
-        engine.keys_in_many([partial(keys[a:b].copy) for a, b in pairwise((0, 9, 9, 300))], 6, 300).tolist() == wanted
-    )
+    keys = draw.integers(-40, 40, 300)
+    groups = draw.integers(0, 2, 300)
+    both = {key: groups[keys == key].tolist() for key in sorted(set(keys.tolist()))}
+    wanted = [key for key, of in both.items() if len(of) > 9 or (len(of) > 2 and len(set(of)) == 1)]
+    assert any(len(both[key]) <= 9 for key in wanted)
+    parts = [lambda a=a, b=b: (keys[a:b], groups[a:b]) for a, b in pairwise((0, 9, 9, 300))]
+    assert engine.keys_in_many(parts, 9, 2, 300).tolist() == wanted
     bands = draw.integers(0, 30, (60, 3)) + np.array([0, 100, 200])
     rank = draw.permutation(60)
     made = [(bands[part].reshape(-1), np.repeat(rank[part], 3)) for part in np.array_split(np.arange(60), 5)]

@@ -157,6 +157,6 @@ def test_lines_are_counted_once_per_document_and_within_a_language(tmp_path: Pat
     numbers = Buckets(2, 10**6).next(np.array([1] * 10 + [0] * 7), alive)
     values, offsets = np.concatenate(lists), np.cumsum([0, *map(len, lists)])
     keys, documents = line_keys(values, offsets, numbers)
-    repeated = Native(tmp_path).keys_in_many([lambda: once_per_document(keys, documents, alive)], 6, 17)
+    repeated = Native(tmp_path).keys_in_many([lambda: once_per_document(keys, documents, alive)], 6, 6, 17)
     hit = {(int(documents[i]), int(values[i])) for i in np.flatnonzero(removed_lines(keys, repeated))}
     assert hit == {(d, 9) for d in range(10)} | {(d, 5) for d in range(10, 17)}
