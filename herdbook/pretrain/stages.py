@@ -122,14 +122,14 @@ def spread_model(
     """As `make_model`, over many ranks: no rank has to hold the whole model, but where one is upcycled."""
     from herdbook.model.huggingface import read_config
     from herdbook.train.phases import Plan
-    from herdbook.train.start import drawn_model, loaded_model, mixed
+    from herdbook.train.start import applied, drawn_model, loaded_model
     from herdbook.train.topology import check_plan
 
     plan = Plan.of(settings)
     if settings.upcycle is not None:
         model = make_model(settings, sets, start, reshape)
         check_plan(settings.parallel, model.config, plan)
-        return parallel.apply(model, mixed(parallel, settings))
+        return applied(parallel, model, settings)
     if start is None:
         config = start_shape(settings, sets)
         check_plan(settings.parallel, config, plan)

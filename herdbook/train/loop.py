@@ -23,6 +23,7 @@ from herdbook.settings import UserError
 from herdbook.train import pulse
 from herdbook.train.checkpoint import Checkpoints, random_state, restore_random_state
 from herdbook.train.faults import Skips, StopRequest
+from herdbook.train.float8 import to_float8
 from herdbook.train.goodput import Ledger
 from herdbook.train.gradients import OneProcess
 from herdbook.train.machine import faster_precision, measured_peak, prepare
@@ -105,7 +106,9 @@ class Run:
         self.found = self.checkpoints.newest()
         # A resumed run must not choose anew: a busy machine may measure another winner.
         self.precision = self._chosen_precision()
-        self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        self.dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
+        if self.precision == "float8" and parallel is None:  # else it was done before the model was spread
+            to_float8(model, settings.float8, self.device)
         self.optimizers = Optimizers(model, settings, self.dtype)
         self.step = self.tokens = 0
         self.saved: int | None = None
@@ -176,7 +179,7 @@ class Run:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which the model runs."""
-        return torch.autocast(self.device.type, dtype=self.dtype) if self.precision == "bf16" else nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype) if self.precision != "fp32" else nullcontext()
 
     def go(self, request: StopRequest) -> None:
         """Do the steps that are left."""

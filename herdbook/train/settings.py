@@ -101,8 +101,11 @@ class TrainSettings(Settings):
     decay: float = Field(0.5, gt=0, le=1)
     """Share of the steps in which the wsd schedule falls."""
 
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32", "float8"] = "auto"
     """Type of the matrix products; auto takes bf16 where a short trial finds it faster. Weights are always fp32."""
+
+    float8: Literal["rowwise", "tensorwise"] = "rowwise"
+    """With precision=float8, whether each row of a matrix has its own scale (more exact) or each matrix (faster)."""
 
     compile: bool = False
     """Compile the blocks (on a CPU, and where they recompute, their feed-forwards only); worth it for long runs."""

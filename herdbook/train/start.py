@@ -17,6 +17,7 @@ from herdbook.model.config import ModelConfig
 from herdbook.model.huggingface import checked_weights, read_config
 from herdbook.model.transformer import Transformer, drawn
 from herdbook.train.distributed import Ranks
+from herdbook.train.float8 import to_float8
 from herdbook.train.parallel import Parallel
 from herdbook.train.pipeline import Stages
 from herdbook.train.settings import TrainSettings
@@ -58,15 +59,19 @@ def spread_blank(parallel: Parallel, config: ModelConfig, settings: TrainSetting
     """A model of this shape in parts, its numbers not yet set."""
     with torch.device("meta"):
         model = Transformer(config)
-    spread: Any = parallel.apply(model, mixed(parallel, settings))
+    spread: Any = applied(parallel, model, settings)
     for part in spread.parts if isinstance(spread, Stages) else [spread]:
         part.to_empty(device=parallel.ranks.device)
     return spread
 
 
-def mixed(parallel: Parallel, settings: TrainSettings) -> bool:
-    """Whether weights are gathered in bf16: where products are, unless the machine's own trial is yet to decide."""
-    return settings.precision == "bf16" or (settings.precision == "auto" and parallel.ranks.device.type != "cpu")
+def applied(parallel: Parallel, model: Transformer, settings: TrainSettings) -> nn.Module:
+    """A model, with or without storage, as this rank trains it."""
+    if settings.precision == "float8":
+        to_float8(model, settings.float8, parallel.ranks.device, settings.parallel.tensor)
+    # Weights are gathered in bf16 where products are, unless the machine's own trial is yet to decide.
+    auto = settings.precision == "auto" and parallel.ranks.device.type != "cpu"
+    return parallel.apply(model, settings.precision in ("bf16", "float8") or auto)
 
 
 def named(model: nn.Module) -> list[tuple[str, Tensor]]:
