@@ -8,29 +8,21 @@ paragraph text: a page wrapped in `class="sidebar-layout"` is still a page.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 from herdbook.corpus.phrases import LONGEST, other_stories
-
-
-def _names(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
+from herdbook.corpus.tree import CODE, DROP, TELLING, Tree, attributes
+from herdbook.corpus.tree import names as _names
 
 BLOCK = _names(
     "address article aside blockquote body caption center dd details dir div dl dt fieldset figcaption figure footer "
     "form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main menu nav ol optgroup option p section summary table "
     "tbody td tfoot th thead tr ul"
 )
-CODE = _names("pre listing xmp plaintext")
 PARAGRAPH = CODE | _names("p blockquote dd dt li td h1 h2 h3 h4 h5 h6")
-DROP = _names(
-    "applet audio button canvas datalist dialog embed frameset head iframe input link map meta meter noframes noscript "
-    "object progress rp rt script select style svg template textarea video"
-)
 HEADINGS = _names("h2 h3 h4 h5 h6")
 ANNOUNCERS = HEADINGS | _names("p div strong b label span")
 NEVER_CONTENT = _names("nav footer")
@@ -97,60 +89,68 @@ class ExtractRules:
 RULES = ExtractRules()
 
 
-@lru_cache(1 << 14)
+class Traits(NamedTuple):
+    """What an element's attributes say of it."""
+
+    landmark: bool
+    """Its role is one of a page's furniture."""
+    hidden: bool
+    named: bool
+    """Its class or id speaks of boilerplate,"""
+    posts: bool
+    """its class of posts and replies,"""
+    beside: bool
+    """or of what stands beside the text."""
+
+
+PLAIN = Traits(False, False, False, False, False)
+
+
+@lru_cache(1 << 15)
 def names_boilerplate(name: str) -> bool:
-    """Whether a class and id speak of boilerplate; sites repeat theirs, so answers are remembered."""
+    """Whether a class or an id speaks of boilerplate; sites repeat theirs, so answers are remembered."""
     return len(name) > 1 and NAMES.search(CAMEL.sub("-", name).lower()) is not None
 
 
-class Page:
-    """The tree as arrays: element i's parent, characters of text, of link text and of paragraph text."""
+@lru_cache(1 << 14)
+def _traits(telling: tuple[tuple[str, str], ...]) -> Traits:
+    """Traits by the telling attributes."""
+    found = dict(reversed(telling))
+    name = found.get("class", "")
+    hidden = "hidden" in found or found.get("aria-hidden") == "true" or HIDDEN.search(found.get("style", ""))
+    return Traits(
+        found.get("role") in ROLES,
+        bool(hidden),
+        any(map(names_boilerplate, name.split())) or names_boilerplate(found.get("id", "")),
+        POSTS.search(name) is not None,
+        BESIDE.search(name) is not None,
+    )
 
-    def __init__(self, body: Any, rules: ExtractRules) -> None:
-        self.rules = rules
-        self.elements: list[Any] = [body]
-        self.parents: list[int] = [-1]
-        self.tags: list[str] = [body.tag]
-        self.text: list[int] = [len((body.text or "").strip())]
-        self.links: list[int] = []
-        self.anchors: list[int] = []
-        self.paragraphs: list[int] = []
-        self.dropped: set[Any] = set()
+
+def traits(markup: str) -> Traits:
+    """Traits by the attributes of a tag."""
+    telling = TELLING.findall(markup)
+    return _traits(tuple(telling)) if telling else PLAIN
+
+
+class Page:
+    """A tree and, of each element, the characters of text, of link text and of paragraph text in it."""
+
+    def __init__(self, tree: Tree, rules: ExtractRules) -> None:
+        self.tree, self.rules = tree, rules
+        self.tags, self.parents, self.ends, self.opens = tree.tags, tree.parents, tree.ends, tree.opens
         self.total = 1
-        self._collect()
-        own = self.text.copy()
         self._add_up()
         if self.paragraphs[0] < rules.paragraph_share * (self.text[0] - self.links[0]):
-            self.text = own
             self._add_up(rules.own_text)
-
-    def _collect(self) -> None:
-        """All elements, parents before their children; what is never content is not entered."""
-        elements, parents, tags, text, dropped = self.elements, self.parents, self.tags, self.text, self.dropped
-        enter, under, name, measure = elements.append, parents.append, tags.append, text.append
-        for parent, element in enumerate(elements):  # the list grows while it is read: breadth first
-            around = 0
-            for child in element:
-                tag = child.tag
-                words = child.tail
-                if words:
-                    around += len(words.strip())
-                if tag in DROP and not (tag == "script" and "math/tex" in (child.get("type") or "")):
-                    dropped.add(child)
-                elif tag.__class__ is str:
-                    enter(child)
-                    under(parent)
-                    name(tag)
-                    words = child.text
-                    measure(len(words.strip()) if words else 0)
-            if around:
-                text[parent] += around
 
     def _add_up(self, own_text: int | None = None) -> None:
         """Add up from the leaves; with `own_text`, elements with so much text of their own count as paragraphs too."""
-        count, own = len(self.elements), self.text.copy()
-        text, tags, parents = self.text, self.tags, self.parents
+        own, tags, parents = self.tree.text, self.tags, self.parents
+        text, count = own.copy(), len(own)
         links, paragraphs, anchors = [0] * count, [0] * count, [0] * count
+        for i, (linked, number) in self.tree.code_links.items():
+            links[i], anchors[i] = linked, number
         for i in range(count - 1, -1, -1):
             tag = tags[i]
             if tag == "a":
@@ -165,48 +165,50 @@ class Page:
                 links[parent] += links[i]
                 anchors[parent] += anchors[i]
                 paragraphs[parent] += paragraphs[i]
-        self.links, self.paragraphs, self.anchors = links, paragraphs, anchors
+        self.text, self.links, self.paragraphs, self.anchors = text, links, paragraphs, anchors
+
+    def gone(self, i: int) -> bool:
+        """Whether an element itself was left out."""
+        return self.opens[i] in self.tree.gone
+
+    def _leave_out(self, i: int) -> None:
+        self.tree.gone[self.opens[i]] = self.tree.closes[i]
 
     def prune(self) -> None:
         """Mark what is left out, from the top down, and take its paragraph text off its ancestors."""
-        rules = self.rules
-        if not self.elements:
-            return
+        text, ends = self.text, self.ends
         total = self.total = max(self.paragraphs[0], 1)
-        gone: set[int] = set()
-        for i, element in enumerate(self.elements):
-            if i == 0:
-                continue
-            if self.parents[i] in gone:
-                gone.add(i)
-                continue
-            if not self.text[i]:
-                continue  # nothing to leave out
-            share = self.paragraphs[i] / total
-            if self._boilerplate(i, element, share, rules):
-                gone.add(i)
-                self.dropped.add(element)
-                held, up = self.paragraphs[i], self.parents[i]
+        self.held = self.paragraphs.copy()
+        i, count = 1, len(text)
+        while i < count:
+            if not text[i]:  # nothing to leave out
+                i = ends[i]
+            elif self._boilerplate(i, self.held[i] / total):
+                self._leave_out(i)
+                held, up = self.held[i], self.parents[i]
                 while up >= 0 and held:
                     self.paragraphs[up] -= held
                     up = self.parents[up]
+                i = ends[i]
+            else:
+                i += 1
 
-    def _boilerplate(self, i: int, element: Any, share: float, rules: ExtractRules) -> bool:
-        tag = self.tags[i]
-        if tag in CODE or tag in ("code", "math"):
+    def _boilerplate(self, i: int, share: float) -> bool:
+        tag, rules = self.tags[i], self.rules
+        if tag in CODE or tag == "code":
             return False
         if (tag in NEVER_CONTENT and share <= rules.never_share) or (tag in ASIDES and share <= rules.tag_share):
             return True
-        attributes = element.attrib
-        if attributes and self._named(i, attributes, share, rules):
+        markup = self.tree.markup[i]
+        if markup and self._named(i, tag, traits(markup), share):
             return True
         # What wraps the whole of a page with little text is judged by its parts.
-        return tag in LINK_BOXES and (share <= rules.tag_share or tag in LISTS) and self._only_links(i, tag, rules)
+        return tag in LINK_BOXES and (share <= rules.tag_share or tag in LISTS) and self._only_links(i, tag)
 
-    def _only_links(self, i: int, tag: str, rules: ExtractRules) -> bool:
+    def _only_links(self, i: int, tag: str) -> bool:
         """Whether a box is a heap of links. Cells and paragraphs in cells or list items need several of them."""
-        text, links = self.text[i], self.links[i]
-        if not text or links <= rules.link_density * text or text - links >= rules.link_free:
+        text, links, rules = self.text[i], self.links[i], self.rules
+        if links <= rules.link_density * text or text - links >= rules.link_free:
             return False
         if tag == "td":
             return self.anchors[i] >= rules.many_links
@@ -216,60 +218,50 @@ class Page:
             return False
         return self.anchors[i] >= rules.many_links or self.tags[self.parents[i]] not in ("li", "td", "dd")
 
-    def _named(self, i: int, attributes: Any, share: float, rules: ExtractRules) -> bool:
-        tag, element = self.tags[i], self.elements[i]
-        if attributes.get("role") in ROLES and share <= rules.tag_share:
+    def _named(self, i: int, tag: str, found: Traits, share: float) -> bool:
+        if found is PLAIN:
+            return False
+        rules = self.rules
+        if found.landmark and share <= rules.tag_share:
             return True
-        if share > rules.named_share or tag in ("html", "body", "main"):
+        if share > rules.named_share or tag == "main":
             return False
         if tag == "article":  # one of many on a list of articles has all sorts of names
-            return BESIDE.search(attributes.get("class", "")) is not None
-        if (
-            "hidden" in attributes
-            or attributes.get("aria-hidden") == "true"
-            or HIDDEN.search(attributes.get("style", ""))
-        ):
+            return found.beside
+        if found.hidden:
             return True
-        name = attributes.get("class", "")
-        if not names_boilerplate(f"{name} {attributes.get('id', '')}"):
+        if not found.named:
             return False
-        if POSTS.search(name) and self._thread(i) > rules.thread_share * self.total:
+        if found.posts and self._thread(i) > rules.thread_share * self.total:
             return False  # a forum's posts, each small, are the page together
         # A post that is quoted stands in a box named after where it was posted.
-        return tag == "blockquote" or all(child.tag != "blockquote" for child in element)
+        return tag == "blockquote" or all(self.tags[child] != "blockquote" for child in self._children(i))
 
     def _thread(self, i: int) -> int:
         """Paragraph text of an element and those beside it that are posts too."""
         beside = self._children(self.parents[i])
-        return sum(self.paragraphs[j] for j in beside if POSTS.search(self.elements[j].get("class", "")))
+        return sum(self.held[j] for j in beside if traits(self.tree.markup[j]).posts)
 
-    def narrow(self) -> Any:
+    def _children(self, i: int) -> Iterator[int]:
+        """The rows of an element's children."""
+        child, end = i + 1, self.ends[i]
+        while child < end:
+            yield child
+            child = self.ends[child]
+
+    def narrow(self) -> int:
         """The innermost element that still holds the page's paragraphs."""
-        if not self.elements:
-            return None
-        node = 0
-        while True:
-            held = self.paragraphs[node]
-            if not held:
-                return self.elements[node]
-            children = [
-                i
-                for i in self._children(node)
-                if self.tags[i] not in PARAGRAPH and self.elements[i] not in self.dropped
-            ]
-            best = max(children, key=lambda i: self.paragraphs[i], default=None)
-            content = [i for i in children if self.tags[i] in CONTENT_TAGS]
-            if len(content) == 1 and self.paragraphs[content[0]] > self.rules.descend_content * held:
+        node, paragraphs, tags = 0, self.paragraphs, self.tags
+        while held := paragraphs[node]:
+            children = [i for i in self._children(node) if tags[i] not in PARAGRAPH and not self.gone(i)]
+            best = max(children, key=paragraphs.__getitem__, default=node)
+            content = [i for i in children if tags[i] in CONTENT_TAGS]
+            if len(content) == 1 and paragraphs[content[0]] > self.rules.descend_content * held:
                 best = content[0]
-            elif best is None or self.paragraphs[best] < self.rules.descend * held:
-                return self.elements[node]
-            assert best is not None
+            elif best == node or paragraphs[best] < self.rules.descend * held:
+                break
             node = best
-
-    def _children(self, node: int) -> range:
-        """Rows of an element's children, which stand together."""
-        first = bisect_left(self.parents, node)
-        return range(first, bisect_right(self.parents, node, first))
+        return node
 
     def drop_teasers(self) -> None:
         """Leave out rows of teasers: three or more siblings that are little more than a linked heading each."""
@@ -282,34 +274,36 @@ class Page:
         total = max(self.paragraphs[0], 1)
         for cards in groups.values():
             if len(cards) >= 3 and sum(self.paragraphs[i] for i in cards) <= self.rules.named_share * total:
-                self.dropped.update(self.elements[i] for i in cards)
+                for i in cards:
+                    self._leave_out(i)
 
     def drop_other_stories(self) -> None:
         """Leave out what a heading says are other stories or comments: up to the next heading beside it."""
+        texts, text = self.tree.texts, self.text
         limit = max(self.rules.tag_share * self.paragraphs[0], self.paragraphs[0] - self.rules.article)
         for i, tag in enumerate(self.tags):
-            if tag not in ANNOUNCERS or not 3 < self.text[i] <= LONGEST:
+            if not 3 < text[i] <= LONGEST or tag not in ANNOUNCERS or self.gone(i):
                 continue
-            element = self.elements[i]
-            line = "".join(element.itertext()) if tag in HEADINGS else element.text or ""
-            if element in self.dropped or not other_stories(" ".join(line.split())):
+            first = self.opens[i]
+            line = "".join(texts[first : self.tree.closes[i]]) if tag in HEADINGS else texts[first]
+            if not other_stories(" ".join(line.split())):
                 continue
-            while self.parents[i] > 0 and self.text[self.parents[i]] == self.text[i]:
+            while self.parents[i] > 0 and text[self.parents[i]] == text[i]:
                 i = self.parents[i]  # alone in its box: it is the box that stands over the stories
-            section, held = [i], 0
-            for follower in range(i + 1, self._children(self.parents[i]).stop):
-                if self.tags[follower] in HEADINGS:
-                    break
+            section, follower, held = [i], self.ends[i], 0
+            while follower < self.ends[self.parents[i]] and self.tags[follower] not in HEADINGS:
                 section.append(follower)
                 held += self.paragraphs[follower]
+                follower = self.ends[follower]
             if held <= limit:
-                self.dropped.update(self.elements[j] for j in section)
+                for j in section:
+                    self._leave_out(j)
 
     def _linked(self, i: int) -> bool:
         """Whether a heading leads to another page: it holds a link, or stands in one."""
-        heading, up = self.elements[i], self.elements[self.parents[i]]
-        link = up if up.tag == "a" else next(heading.iter("a"), None)
-        return link is not None and not (link.get("href") or "#").startswith("#")
+        up = self.parents[i]
+        links = [up] if self.tags[up] == "a" else [j for j in range(i, self.ends[i]) if self.tags[j] == "a"]
+        return bool(links) and not (attributes(self.tree.markup[links[0]]).get("href") or "#").startswith("#")
 
     def _card(self, i: int) -> int:
         """The largest element around a heading that is still no longer than a teaser."""
@@ -320,30 +314,31 @@ class Page:
     def drop_empty_headings(self) -> None:
         """Leave out headings whose section is gone: up to the next heading nothing follows but what was left out."""
         for i, tag in enumerate(self.tags):
-            if tag in HEADINGS and self.elements[i] not in self.dropped and self._section_gone(self.elements[i]):
-                self.dropped.add(self.elements[i])
+            if tag in HEADINGS and not self.gone(i) and self._section_gone(self.tree.closes[i]):
+                self._leave_out(i)
 
-    def _section_gone(self, heading: Any) -> bool:
-        follower, gone = heading, False
-        while not (follower.tail or "").strip():
-            follower = follower.getnext()
-            if follower is None or follower.tag in HEADINGS:
+    def _section_gone(self, token: int) -> bool:
+        """Whether nothing stands between the token that closes a heading and the next one but what was left out."""
+        tree, gone = self.tree, False
+        while token + 1 < len(tree.names) and (not tree.texts[token] or tree.texts[token].isspace()):
+            token += 1
+            name = tree.names[token]
+            if name[0] == "/" or name in HEADINGS:
                 return gone
-            if follower in self.dropped:
-                gone = gone or follower.tag not in DROP
-            elif follower.text is not None or len(follower):
+            if token in tree.gone:
+                gone, token = True, tree.gone[token]
+            elif name[-1] != "/" and name not in DROP:
                 return False
         return False
 
-    def heading_outside(self, scope: Any) -> Any:
+    def heading_outside(self, scope: int) -> int | None:
         """The page's one h1 when narrowing left it out: the title belongs to the text."""
         headings = [i for i, tag in enumerate(self.tags) if tag == "h1"]
-        inside = list(scope.iter("h1")) if scope is not None else []
-        if len(headings) != 1 or inside or scope is self.elements[0]:
+        if len(headings) != 1 or not scope or scope <= headings[0] < self.ends[scope]:
             return None
         up = headings[0]
         while up >= 0:
-            if self.elements[up] in self.dropped:
+            if self.gone(up):
                 return None
             up = self.parents[up]
-        return self.elements[headings[0]]
+        return headings[0]

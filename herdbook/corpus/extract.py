@@ -7,19 +7,17 @@ block, code verbatim, a table row as one line, formulas as LaTeX or read out. Ma
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import Any
 
-from lxml import etree
-
-from herdbook.corpus.boilerplate import BLOCK, CODE, ExtractRules, Page
+from herdbook.corpus.boilerplate import BLOCK, ExtractRules, Page
 from herdbook.corpus.markdown import without_markers
-from herdbook.corpus.mathml import linear_math
 from herdbook.corpus.phrases import no_text
 from herdbook.corpus.strip import strip
+from herdbook.corpus.tree import CODE, Tree, attributes
 
 DEEPEST = 200
-"""Deepest nesting that is walked; below it, text is taken without structure."""
+"""Tags from which a page without text is taken for one nested deeper than the parser goes."""
 RULES = ExtractRules()
 TAGS = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 COPYRIGHT = re.compile(r"(?:©|\(c\)\s|copyright\b(?:\s*©|\s*\(c\))?\s+(?:\d{4}|by\b))", re.I)
@@ -46,155 +44,172 @@ class Extracted:
             self.kinds.append(kind)
 
 
-def parse(html: str) -> Any:
-    """The document's root element, or None when there is nothing to parse."""
-    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True, recover=True)
-    try:
-        return etree.fromstring(html.replace("\0", "").encode("utf-8", "replace"), parser)
-    except (etree.XMLSyntaxError, ValueError):
-        return None
-
-
 def extract(html: str, rules: ExtractRules = RULES) -> Extracted:
     """The content of a page. Never raises for a page's sake: one without content gives no lines."""
-    result = Extracted()
-    root = parse(strip(html))
-    if root is None:
-        return result
-    title = root.find(".//title")
-    if title is not None and title.text:
-        result.title = " ".join(title.text.split())
-    body = root.find("body")
-    page = Page(root if body is None else body, rules)
-    page.prune()
-    page.drop_teasers()
-    page.drop_other_stories()
-    page.drop_empty_headings()
-    scope = page.narrow()
-    writer = _Writer(page, result)
-    heading = page.heading_outside(scope)
-    if heading is not None:
-        writer.kind = "h"
-        writer.write(heading)
-        writer.kind = "t"
-    writer.write(scope)
-    if not page.text[0] and html.count("<") > DEEPEST:
+    tree = Tree(strip(html))
+    writer = _Writer(tree)
+    found = False
+    if tree.tags:
+        page = Page(tree, rules)
+        found = page.text[0] > 0
+        page.prune()
+        page.drop_teasers()
+        page.drop_other_stories()
+        page.drop_empty_headings()
+        scope = page.narrow()
+        heading = page.heading_outside(scope)
+        if heading is not None:
+            writer.write(heading)
+        writer.write(scope)
+    result = Extracted(writer.lines, writer.kinds, tree.title)
+    if not found and html.count("<") > DEEPEST:
         # Nested deeper than the parser goes: the words at least are kept.
         result.add(" ".join(TAGS.sub(" ", html).split()))
     return result
 
 
+FLUSH, HEAD, HEAD_END, ROW, BREAK, SPACE, IMAGE, FORMULA, LINK, VERBATIM = range(1, 11)
+ACTIONS = {form.format(tag): FLUSH for tag in BLOCK for form in ("{}", "/{}", "{}/")}
+ACTIONS |= dict.fromkeys(CODE, VERBATIM) | dict.fromkeys(("button", "select", "input", "input/"), SPACE)
+ACTIONS |= {"h1": HEAD, "/h1": HEAD_END, "tr": ROW, "br/": BREAK, "img/": IMAGE, "math": FORMULA}
+ACTIONS["a"] = LINK
+"""What a token calls for; all others only go on with the line."""
+CELL = -1
+"""Marks the token that ends a table's cell among those left out."""
+Lines = tuple[list[str], list[str]]
+
+
 class _Writer:
     """Writes elements as lines: one per block, code verbatim, a table row as its cells with bars between."""
 
-    def __init__(self, page: Page, out: Extracted) -> None:
-        self.page, self.out = page, out
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.lines: list[str] = []
+        self.kinds: list[str] = []
         self.buffer: list[str] = []
+        self.rows: list[tuple[Lines, list[Lines]]] = []
+        """Of each table row that is open: the lines around it, and its cells so far."""
         self.kind = "t"
 
-    def write(self, element: Any) -> None:
-        if element is None:
-            return
-        self._element(element, 0)
+    def write(self, row: int) -> None:
+        """Write an element of the tree."""
+        tree, buffer = self.tree, self.buffer
+        names, texts, gone, action_of = tree.names, tree.texts, tree.gone, ACTIONS.get
+        token, last = tree.opens[row], tree.closes[row]
+        while token < last:
+            if token in gone:
+                if gone[token] == CELL:
+                    token = self._end_cell(token)
+                    continue
+                token = gone[token]
+            elif action := action_of(names[token]):
+                if action == FLUSH:
+                    if buffer:
+                        self._flush()
+                elif action == LINK:
+                    if names[token + 1] == "/a" and texts[token].strip() in PERMALINK:
+                        token += 1
+                elif action == ROW:
+                    token = self._start_row(token)
+                    continue
+                else:
+                    self._act(action, token)
+            if texts[token]:
+                buffer.append(texts[token])
+            token += 1
         self._flush()
+        self.kind = "t"
+
+    def _act(self, action: int, token: int) -> None:
+        """What the rarer tokens call for."""
+        if action == BREAK:
+            self.buffer.append("\x00")
+        elif action == SPACE:
+            self.buffer.append(" ")
+        elif action == IMAGE:
+            self._image(token)
+        elif action == FORMULA:
+            self.buffer.append(f" {self.tree.whole.get(token, '')} ")
+        elif action == VERBATIM:
+            self._flush()
+            self._code(token)
+        else:
+            self._flush()
+            self.kind = "h" if action == HEAD else "t"
 
     def _flush(self) -> None:
-        if not self.buffer:
-            return
-        pieces = "".join(self.buffer).split("\x00")
+        """End a block: its lines, without what is no text."""
+        text = "".join(self.buffer)
         self.buffer.clear()
-        for piece in pieces:
-            line = without_markers(" ".join(piece.split()))
-            if line and not (len(line) < 200 and COPYRIGHT.match(line)) and not no_text(line):
-                self.out.add(line, self.kind)
+        for piece in text.split("\x00") if "\x00" in text else (text,):
+            words = piece.split()
+            if words:
+                line = without_markers(" ".join(words))
+                if line and not (line[0] in "©(cC" and len(line) < 200 and COPYRIGHT.match(line)) and not no_text(line):
+                    self.lines.append(line)
+                    self.kinds.append(self.kind)
 
-    def _element(self, element: Any, depth: int) -> None:
-        if depth > DEEPEST:
-            self.buffer.append(" ".join(element.itertext()))
-            return
-        tag = element.tag
-        if tag in CODE:
-            self._code(element)
-            return
-        if tag == "tr":
-            self._row(element, depth)
-            return
-        if element.text:
-            self.buffer.append(element.text)
-        for child in element:
-            self._child(child, depth)
-            if child.tail:
-                self.buffer.append(child.tail)
-
-    def _child(self, child: Any, depth: int) -> None:
-        tag = child.tag
-        if not isinstance(tag, str) or child in self.page.dropped:
-            if tag in ("button", "select", "input"):
-                self.buffer.append(" ")
-            return
-        if tag == "br":
-            self.buffer.append("\x00")
-        elif tag == "img":
-            self._image(child)
-        elif tag == "math":
-            self.buffer.append(f" {linear_math(child)} ")
-        elif tag == "script":
-            self.buffer.append(f" {child.text or ''} ")
-        elif tag == "a" and (child.text or "").strip() in PERMALINK and not len(child):
-            return
-        elif tag in BLOCK or tag in CODE:
-            self._flush()
-            self.kind = "h" if tag == "h1" else self.kind
-            self._element(child, depth + 1)
-            self._flush()
-            self.kind = "t" if tag == "h1" else self.kind
-        else:
-            self._element(child, depth + 1)
-
-    def _image(self, image: Any) -> None:
-        alt = (image.get("alt") or "").strip()
+    def _image(self, token: int) -> None:
+        """An image of a formula is its alternative text."""
+        found = attributes(self.tree.whole[token])
+        alt = found.get("alt", "").strip()
         if not alt:
             return
-        marks = f"{image.get('class', '')} {image.get('src', '')[:200]}"
+        marks = f"{found.get('class', '')} {found.get('src', '')[:200]}"
         if MATH_IMAGE.search(marks) or alt.startswith(("\\", "$")) or "{\\" in alt:
             self.buffer.append(f" {alt} ")
 
-    def _code(self, element: Any) -> None:
-        self._flush()
-        parts: list[str] = []
-        self._verbatim(element, parts, 0)
-        text = "".join(parts).replace("\r\n", "\n").replace("\r", "\n").strip("\n")
-        text = text.rstrip()
+    def _code(self, token: int) -> None:
+        text = self.tree.whole.get(token, "").replace("\r\n", "\n").replace("\r", "\n").strip("\n").rstrip()
         if text.strip():
-            self.out.add(text, "c")
+            found = text.split("\n")
+            self.lines += found
+            self.kinds += ["c"] * len(found)
 
-    def _verbatim(self, element: Any, parts: list[str], depth: int) -> None:
-        parts.append(element.text or "")
-        for child in element:
-            tag = child.tag
-            if tag == "br":
-                parts.append("\n")
-            elif isinstance(tag, str) and child not in self.page.dropped and depth < DEEPEST:
-                self._verbatim(child, parts, depth + 1)
-            parts.append(child.tail or "")
-
-    def _row(self, row: Any, depth: int) -> None:
-        """A table row: one line when every cell is one short line, else the cells' blocks one below the other."""
+    def _start_row(self, token: int) -> int:
+        """Begin a table row; returns the token to go on with."""
         self._flush()
-        outer = self.out
-        cells: list[Extracted] = []
-        for cell in row:
-            if not isinstance(cell.tag, str) or cell in self.page.dropped:
-                continue
-            self.out = Extracted()
-            self._element(cell, depth + 1)
-            self._flush()
-            if self.out.lines:
-                cells.append(self.out)
-        self.out = outer
-        if len(cells) > 1 and all(len(c.lines) == 1 and c.kinds[0] != "c" for c in cells):
-            self.out.add(" | ".join(c.lines[0] for c in cells), "r")
+        self.rows.append(((self.lines, self.kinds), []))
+        return self._next_cell(token + 1)
+
+    def _next_cell(self, token: int) -> int:
+        """Begin the next cell of the row, or end the row; returns the token to go on with."""
+        tree = self.tree
+        while (name := tree.names[token])[0] != "/":
+            if token in tree.gone:
+                token = tree.gone[token]
+            elif name in CODE or name[-1] != "/":
+                self.lines, self.kinds = [], []
+                row = bisect_left(tree.opens, token)
+                if name not in CODE and tree.opens[row] == token:
+                    tree.gone[tree.closes[row]] = CELL
+                    if tree.texts[token]:
+                        self.buffer.append(tree.texts[token])
+                    return token + 1
+                self._act(ACTIONS.get(name, FLUSH), token)
+                self._keep_cell()
+            token += 1
+        self._end_row()
+        if tree.texts[token]:
+            self.buffer.append(tree.texts[token])
+        return token + 1
+
+    def _end_cell(self, token: int) -> int:
+        self._flush()
+        self._keep_cell()
+        return self._next_cell(token + 1)
+
+    def _keep_cell(self) -> None:
+        if self.lines:
+            self.rows[-1][1].append((self.lines, self.kinds))
+
+    def _end_row(self) -> None:
+        """A table row: one line when every cell is one short line, else the cells' blocks one below the other."""
+        (self.lines, self.kinds), cells = self.rows.pop()
+        if len(cells) > 1 and all(len(lines) == 1 and kinds[0] != "c" for lines, kinds in cells):
+            self.lines.append(" | ".join(lines[0] for lines, _ in cells))
+            self.kinds.append("r")
             return
-        for cell in cells:
-            self.out.lines += cell.lines
-            self.out.kinds += cell.kinds
+        for lines, kinds in cells:
+            self.lines += lines
+            self.kinds += kinds

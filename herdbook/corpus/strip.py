@@ -8,12 +8,15 @@ however it is broken. What is opened and never closed is left to the parser.
 from __future__ import annotations
 
 import re
+from html import escape
 
 NAMES = ("script", "style", "svg", "noscript", "template", "iframe", "select", "textarea", "xmp", "plaintext")
 OPEN = re.compile(rf"<(?:!--|(?=[sStTiInNxXpP])((?i:{'|'.join(NAMES)}))\b[^>]{{0,4000}}>)")
 CLOSE = {name: re.compile(rf"</{name}\b[^>]*>", re.IGNORECASE) for name in NAMES}
 INSIDE = {name: re.compile(rf"<{name}\b", re.IGNORECASE) for name in ("svg", "template", "select")}
 MATH = "math/tex"
+FORMULA = "math-tex"
+"""The element that a formula in a script is made, in which it is text like any other."""
 KEPT = frozenset({"textarea", "xmp", "plaintext"})
 """Elements whose insides are text and not markup: passed over whole, and not touched."""
 NESTING = frozenset(INSIDE)
@@ -21,7 +24,7 @@ NESTING = frozenset(INSIDE)
 
 
 def strip(html: str) -> str:
-    """The page without scripts (formulas excepted), styles, drawings and comments."""
+    """The page without scripts, styles, drawings and comments; formulas in scripts are text."""
     pieces: list[str] = []
     kept_to = position = 0
     closes: dict[str, tuple[int, int]] = {}  # where the next end tag of each kind was found, at -1 if nowhere
@@ -39,9 +42,11 @@ def strip(html: str) -> str:
         if name in NESTING and INSIDE[name].search(html, position, close[0]):
             continue
         position = close[1]
-        if name in KEPT or (name == "script" and MATH in start.group().lower()):
+        if name in KEPT:
             continue
         pieces.append(html[kept_to : start.start()])
+        if name == "script" and MATH in start.group().lower():
+            pieces.append(f"<{FORMULA}> {escape(html[start.end() : close[0]])} </{FORMULA}>")
         kept_to = position
     if not pieces:
         return html

@@ -11,11 +11,13 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selectolax.lexbor import LexborHTMLParser
 
 from herdbook.corpus.boilerplate import names_boilerplate
-from herdbook.corpus.extract import extract, parse
+from herdbook.corpus.extract import extract
 from herdbook.corpus.phrases import other_stories
 from herdbook.corpus.strip import strip
+from herdbook.corpus.tree import REPEATED, TAME, Tree, mended
 from tests.support.shared import shared
 
 CODE = 'def add(a, b):\n    """Sum of <a> & b."""\n\n    if a > 0:\n        return a + b\n    return b'
@@ -146,6 +148,35 @@ def test_a_million_nested_tags_are_survived() -> None:
     assert "deep words" in extract("<body>" + "<b>" * 5000 + "deep words").text
 
 
+def test_a_page_that_opens_bold_text_for_every_block_again_stays_small() -> None:
+    opened = "".join(f"<b id={n}>" for n in range(2 * TAME))
+    page = f"<body><p>{opened}</p>" + "<p>word" * 2 * TAME
+    assert len(mended(page)) < 20 * len(page), "millions of elements otherwise"
+    assert extract(page).text.count("word") == 2 * TAME
+    sound = "<p><b>a</b>" * 2 * TAME
+    assert mended(sound).count("<b>") == 2 * TAME > REPEATED
+
+
+def test_code_keeps_what_a_highlighter_calls_comment_or_tag() -> None:
+    spans = '<span class="hljs-comment"># why</span>\n<span class="token tag">a</span> = <span class="meta">1</span>'
+    numbers = '<span class="linenos">7 </span>b<a class="headerlink" href="#">¶</a><input type="checkbox">'
+    page = f"<body><p>{PROSE}</p><pre>{spans}</pre><pre>{numbers}\n2</pre></body>"
+    assert extract(page).lines[1:] == ["# why", "a = 1", "b", "2"]
+
+
+def test_rows_of_a_tree_say_what_the_parser_says() -> None:
+    page = f"{PAGE}<a id='x'/><p title='a > b <i>'>1 &lt; 2 &amp;amp; 3</p><td>x<br/>y<o:p>z</o:p>"
+    tree, parsed = Tree(strip(page)), LexborHTMLParser(strip(page).replace("<a id='x'/>", "<a id='x'></a>"))
+    seen = [node.tag for node in parsed.body.traverse() if node.tag not in ("img", "br", "button", "-text")]
+    inside = {"semantics", "mrow", "mi", "mo", "annotation", "math", "code"}
+    assert [tag for tag in tree.tags if tag != "code"] == [tag for tag in seen if tag not in inside]
+    for row, tag in enumerate(tree.tags):
+        assert tree.names[tree.opens[row]] == tag
+        assert tree.closes[row] == tree.opens[row] or tree.names[tree.closes[row]] == f"/{tag}"
+        assert row < tree.ends[row] <= (tree.ends[tree.parents[row]] if row else len(tree.tags))
+    assert "1 < 2 &amp; 3" in tree.texts
+
+
 STRIPPED = [
     ("a<script>b</script>c", "ac"),
     ("a<SCRIPT x='<p>'>b</Script >c", "ac"),
@@ -153,7 +184,7 @@ STRIPPED = [
     ("a<script>'<!--'</script>b", "ab"),
     ("a<script>b", "a<script>b"),
     ("<svg><svg></svg>b</svg>c", "<svg>b</svg>c"),
-    ('<script type="math/tex">x^2</script>', None),
+    ('<script type="math/tex">x<2</script>', "<math-tex> x&lt;2 </math-tex>"),
     ("<textarea><!-- </textarea>b-->", None),
     ("a<script>b</SCRIPT>c<script>d</script>e", "ace"),
     ("<styles>a</styles>", None),
@@ -197,10 +228,9 @@ PIECES = [
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
 def test_stripping_changes_no_text_outside_scripts(page: str) -> None:
     def words(html: str) -> list[str]:
-        root = parse(f"<body>{html}</body>")
-        for gone in [] if root is None else list(root.iter("script", "style")):
-            gone.text = None
-        return "" if root is None else "".join(root.itertext()).split()
+        root = LexborHTMLParser(f"<body>{html}</body>")
+        root.strip_tags(["script", "style"])
+        return root.text().split()
 
     if page.count("<script>") == page.count("</script>") and page.count("<style>") == page.count("</STYLE>"):
         assert words(strip(page)) == words(page) or "<!--" in page or "<<" in page
