@@ -115,6 +115,31 @@ def run(
     show(summary(aims, entries, next_step(kept, entries, book != DEFAULT_BOOK)), STYLES)
 
 
+@app.command()
+def deploy(
+    scheduler: Annotated[Literal["slurm", "kubernetes"], typer.Argument(help="What starts the machines.")],
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change: STAGE.SETTING=VALUE …")] = None,
+    machines: Annotated[int | None, typer.Option(min=1, help="How many; the recipe's own number if left out.")] = None,
+    book: Annotated[str, typer.Option("--book", help="The book, as every machine sees it.")] = "/book",
+    env: Annotated[list[str] | None, typer.Option(help="A variable for the run: NAME=VALUE; may be repeated.")] = None,
+    time: Annotated[str, typer.Option(help="Slurm: the time limit; training goes on in the next job.")] = "24:00:00",
+    partition: Annotated[str, typer.Option(help="Slurm: the partition.")] = "",
+    image: Annotated[str, typer.Option(help="Kubernetes: an image that has herdbook.")] = "herdbook:latest",
+    claim: Annotated[str, typer.Option(help="Kubernetes: the volume claim that holds the book.")] = "herdbook",
+) -> None:
+    """Print what a scheduler takes to run a recipe on many machines: `… > job.sh; sbatch job.sh`."""
+    from herdbook import deploy as deploying
+    from herdbook.budget import budgets, check_memory
+    from herdbook.recipe import read_recipe
+
+    checked = read_recipe(recipe, overrides or ())
+    check_memory(budgets(checked))
+    job = deploying.job_of(checked, overrides or (), book, machines, env or ())
+    made = deploying.slurm(job, time, partition) if scheduler == "slurm" else deploying.kubernetes(job, image, claim)
+    typer.echo(made, nl=False)
+
+
 @app.command("show")
 def show_entries(
     entry: Annotated[
