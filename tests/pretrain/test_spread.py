@@ -15,6 +15,7 @@ from herdbook.pretrain.stages import PretrainSettings, pretrain
 from herdbook.settings import UserError
 from herdbook.train.metrics import read_metrics
 from tests.pretrain.test_stages import settings, tokens  # noqa: F401  (a fixture)
+from tests.support.ranks import run_ranks
 
 
 def changed(**changes: Any) -> PretrainSettings:
@@ -59,3 +60,25 @@ def test_annealing_over_ranks_averages_the_same_checkpoints(tmp_path: Path, toke
     one, two = figures
     assert two["bits_per_byte"] == pytest.approx(one["bits_per_byte"], rel=1e-5)
     assert two["members"] == pytest.approx(one["members"], rel=1e-5)
+
+
+def test_an_upcycled_model_trains_with_its_experts_shared_out_and_is_a_mixtral(tmp_path: Path, tokens: Path) -> None:  # noqa: F811
+    from transformers import AutoModelForCausalLM
+
+    for name in ("base", "one", "two"):
+        (tmp_path / name).mkdir()
+    pretrain(changed(steps=2), tokens, None, tmp_path / "base")
+    mixture = {"steps": 3, "model": None, "upcycle": {"experts": 4}}
+    one = pretrain(changed(**mixture), tokens, tmp_path / "base", tmp_path / "one")
+    spread = changed(**mixture, parallel={"shard": 2, "expert": 2})
+    two = run_ranks(2, pretrain, spread, tokens, tmp_path / "base", tmp_path / "two")[0]
+    assert two["bits_per_byte"] == pytest.approx(one["bits_per_byte"], rel=1e-5)
+    assert two["parameters"] == one["parameters"]
+    records = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
+    for key in ("loss", "task_loss", "imbalance", "gradient_norm"):
+        assert [record[key] for record in records[0]] == pytest.approx([record[key] for record in records[1]], rel=1e-5)
+    peer = AutoModelForCausalLM.from_pretrained(tmp_path / "two" / "model", local_files_only=True).eval()
+    assert type(peer).__name__ == "MixtralForCausalLM"
+    ids = torch.arange(40).unsqueeze(0)
+    with torch.no_grad():
+        assert (load_model(tmp_path / "two" / "model")(ids) - peer(ids).logits).abs().max() < 1e-5
