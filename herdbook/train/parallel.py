@@ -128,6 +128,8 @@ class Parallel:
             )
         for block in blocks:
             how: dict[str, Any] = {"mp_policy": policy, "shard_placement_fn": _other_axis}
+            if bf16 and is_mixture(part):  # rounding must not decide which expert a token goes to
+                fully_shard(block.feed_forward.router, mesh=mesh, reshard_after_forward=reshard)
             if self.settings.expert > 1:
                 experts = block.feed_forward.experts
                 fully_shard(experts, mesh=self.ranks.expert_fsdp_mesh, reshard_after_forward=reshard, **how)

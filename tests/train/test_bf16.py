@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from herdbook.train.distributed import Ranks
@@ -50,3 +52,22 @@ def test_gradients_of_ranks_and_micro_batches_are_added_up_in_fp32() -> None:
                 assert all(torch.equal(one, one.bfloat16().float()) for one in each), name
                 rough = sum((one.bfloat16() for one in each[1:]), start=each[0].bfloat16())
                 assert error(grad, rough.float()) > 1e-4, name
+
+
+def scored(topology: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """What the routers of a mixture in bf16 were given and what they made of it."""
+    parallel, seen = Parallel(Ranks(ParallelSettings(**topology), torch.device("cpu"))), []
+    model = parallel.apply(tiny_model(experts=4), bf16=True)
+    for block in model.blocks:  # type: ignore[union-attr]
+        block.feed_forward.router.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        NextToken()(model, RandomBatches(rows=2).batch(0))  # type: ignore[arg-type]
+    return seen
+
+
+@pytest.mark.parametrize("topology", [{"shard": 2}, {"tensor": 2}])
+def test_routers_score_with_weights_that_were_not_rounded(topology: dict[str, Any]) -> None:
+    weights = [block.feed_forward.router.weight for block in tiny_model(experts=4).blocks]
+    for rank in run_ranks(2, scored, topology):
+        for (given, found), weight in zip(rank, weights, strict=True):
+            torch.testing.assert_close(found, F.linear(given.float(), weight), rtol=1e-6, atol=1e-6)
