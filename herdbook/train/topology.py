@@ -134,10 +134,11 @@ def _check_pipeline(parallel: ParallelSettings, config: ModelConfig, accumulate:
         )
     if parallel.schedule == "interleaved":
         _divides("parallel.pipeline", parallel.pipeline, "accumulate", accumulate)
-    if accumulate < stages:
+    least = parallel.pipeline if parallel.schedule == "interleaved" else stages
+    if accumulate < least:
         raise UserError(
-            f"parallel: {stages} pipeline stages need at least as many micro-batches, and accumulate={accumulate}; "
-            f"accumulate={-(-stages // parallel.pipeline) * parallel.pipeline} would do"
+            f"parallel: a pipeline of {stages} stages on {parallel.pipeline} ranks needs {least} micro-batches, and "
+            f"accumulate={accumulate}; accumulate={least} would do"
         )
 
 

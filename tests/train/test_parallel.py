@@ -72,6 +72,11 @@ def test_every_pipeline_schedule_equals_one_process(tmp_path: Path) -> None:
     assert strays(tmp_path, DEEP, SCHEDULES) == {}
 
 
+def test_an_interleaved_pipeline_with_fewer_micro_batches_than_stages_equals_one_process(tmp_path: Path) -> None:
+    few = {"PP interleaved, few": {"pipeline": 2, "schedule": "interleaved", "stages": 3}}
+    assert strays(tmp_path, Case(4, 2), few) == {}
+
+
 def test_every_pair_of_axes_equals_one_process(tmp_path: Path) -> None:
     assert strays(tmp_path, FLAT, PAIRS) == {}
 
