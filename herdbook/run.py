@@ -27,6 +27,7 @@ from herdbook.recipe import Recipe
 from herdbook.schema import source_paths, suggest
 from herdbook.settings import Settings, UserError
 from herdbook.stages import StageKind
+from herdbook.train.machines import Machines, machines_of_run
 
 
 class StageFailed(Exception):
@@ -115,9 +116,40 @@ def run_recipe(recipe: Recipe, book: Book, only: Iterable[str] = ()) -> dict[str
     with ended_by_signals():
         tasks = plan(recipe, book, only)
         book.fingerprints.save()
+        here = machines_of_run([getattr(task.settings, "parallel", None) for task in tasks])
+        before = {} if here.first else attempts(book, tasks)
         for task in tasks:
-            entries[task.stage] = run_task(book, task)
+            entries[task.stage] = run_task(book, task) if here.first else follow_task(book, task, here, before)
     return entries
+
+
+def attempts(book: Book, tasks: list[Task]) -> dict[str, list[dict[str, Any]]]:
+    """What is known by now of earlier attempts at each task."""
+    return {task.id: book.workplace(task.kind.name, task.id).earlier() for task in tasks}
+
+
+def follow_task(book: Book, task: Task, here: Machines, before: dict[str, list[dict[str, Any]]]) -> Entry:
+    """On a machine that is not the first: lend it to the task while the first one runs it, and wait for its entry.
+
+    An attempt that was not among those `before` and has ended without an entry is the first machine's failure.
+    """
+    from herdbook.train.launch import follow
+
+    place = book.workplace(task.kind.name, task.id)
+    found: list[Entry] = []
+
+    def done() -> bool:
+        entry = book.find(task.id)
+        now = place.earlier()
+        ended = [item for item in now[-1:] if item.get("seconds") is not None and now != before[task.id]]
+        if entry is None and ended:
+            raise StageFailed(f"stage {task.stage!r} ended on the first machine; its own words are there")
+        found.extend([entry] if entry is not None else [])
+        return bool(found)
+
+    console.log("following", stage=task.stage, entry=task.name, machine=here.number)
+    follow(place.out, here, done)
+    return found[0]
 
 
 def run_task(book: Book, task: Task) -> Entry:

@@ -25,6 +25,7 @@ from herdbook.train.machines import AGENT, MEETING
 PRELOADED = ("__main__", "herdbook.train.warm")
 RESTARTS = 1_000_000  # whether starting again is of use is judged by checkpoints (see `worker`), not counted
 WATCH_SECONDS = 0.5
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(folder: Path) -> None:
@@ -46,6 +47,8 @@ def run(folder: Path) -> None:
     from herdbook.train.worker import rank
 
     _tell_of_lost_ranks()
+    for number in SIGNALS:
+        signal.signal(number, _stop)
     store = _store(meeting, machines["number"] == 0)
     config = LaunchConfig(
         min_nodes=machines["count"],
@@ -58,6 +61,7 @@ def run(folder: Path) -> None:
         local_addr="localhost" if machines["count"] == 1 else None,
         max_restarts=RESTARTS,
         start_method="forkserver",
+        signals_to_handle="SIGQUIT",  # the others are ours, see `_stop`
     )
     try:
         elastic_launch(config, rank)(str(folder))
@@ -65,6 +69,15 @@ def run(folder: Path) -> None:
         sys.exit(128 + stopped.sigval)
     finally:
         del store
+
+
+def _stop(number: int, frame: Any) -> None:
+    """End as torchrun does, handing the signal to the ranks; more of them, as schedulers send, change nothing."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    raise SignalException(f"got signal {number}", sigval=signal.Signals(number))
 
 
 def _free_port() -> int:
@@ -104,7 +117,8 @@ def _tell_of_lost_ranks() -> None:
 
     logger = logging.getLogger("torch.distributed.elastic.multiprocessing.api")
     logger.handlers, logger.propagate = [Line()], False
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it ends the others, as it should
+    for usual in ("torch.multiprocessing.spawn", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(usual).setLevel(logging.ERROR)  # they warn that ranks are ended, as they should be
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Faults a run meets: a request to stop, and losses that are not finite or jump.
 
 A stop asked for (Ctrl-C, a scheduler's SIGTERM) is kept until the step is done, so that a checkpoint can be
-written first; asked a second time it takes effect at once.
+written first; asked a second time it takes effect at once, but for a rank, whose agent ends it after a while.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -15,6 +16,7 @@ from typing import Any
 from herdbook.console import log
 from herdbook.settings import UserError
 from herdbook.train import pulse
+from herdbook.train.machines import AGENT
 
 RECENT, ENOUGH = 100, 20  # losses that a jump is measured against, at most and at least
 SMALLEST_SPREAD = 0.005  # of the mean: a loss that has all but stopped moving makes no jump of every small step
@@ -26,6 +28,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.of_many = AGENT in os.environ  # such a rank may be told by its scheduler, its agent and the terminal
         self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -44,7 +47,8 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         pulse.asked_to_stop()
-        self._give_back()
+        if not self.of_many:
+            self._give_back()
 
     def stop(self, step: int) -> None:
         """End the run as the signal asks; call it when the checkpoint is on disk."""

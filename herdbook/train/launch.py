@@ -9,13 +9,16 @@ shared folder.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ def launch(function: str, settings: Settings, parallel: ParallelSettings, **argu
         )
     with _folder(machines, arguments["out"]) as folder:
         kind = type(settings)
+        machines = replace(machines, run=folder.parent.name) if machines.count > 1 else machines
         job = {
             "function": function,
             "settings_class": f"{kind.__module__}:{kind.__qualname__}",
@@ -57,28 +61,49 @@ def launch(function: str, settings: Settings, parallel: ParallelSettings, **argu
             "timeout": parallel.timeout,
         }
         write_json(folder / "job.json", job)
-        since = (folder / "job.json").stat().st_mtime
-        code = _run(count, folder, since)
-        return _result(folder, code, since)
+        return _result(folder, _run(count, folder))
+
+
+def follow(out: Path, machines: Machines, done: Callable[[], bool]) -> None:
+    """On a machine that is not the first: take part in each launch of the first one below `out`, until `done`."""
+    taken: set[Path] = set()
+    while not done():
+        for job in sorted(set(out.glob(f"**/machines/*/{0:05}/job.json")) - taken):
+            taken.add(job)
+            folder = job.parent.parent / f"{machines.number:05}"
+            try:
+                told = read_json(job)
+                folder.mkdir()
+                here = {**asdict(machines), "run": folder.parent.name}
+                write_json(folder / "job.json", {**told, "machines": here})
+            except FileNotFoundError:
+                continue  # it is over
+            code = _run(told["ranks"], folder, lambda job=job: not job.exists())  # type: ignore[misc]
+            log("launch_ended", machine=machines.number, exit_code=code)
+        time.sleep(POLL_SECONDS)
 
 
 @contextmanager
 def _folder(machines: Machines, out: Path) -> Iterator[Path]:
-    """Where ranks and launcher leave word; on several machines each has its own in a folder they share."""
+    """Where ranks and launcher leave word; on several machines each has its own in a new folder that they share."""
     if machines.count == 1:
         with tempfile.TemporaryDirectory(prefix="herdbook-") as name:
             yield Path(name)
         return
-    folder = out / "machines" / machines.run / f"{machines.number:05}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").unlink(missing_ok=True)
-    yield folder
+    shared = out / "machines"
+    shutil.rmtree(shared, ignore_errors=True)  # of an attempt that was killed: machines that wait there go on
+    folder = shared / f"{machines.run}-{uuid.uuid4().hex[:8]}" / f"{machines.number:05}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(shared, ignore_errors=True)
 
 
-def _run(count: int, folder: Path, since: float) -> int:
+def _run(count: int, folder: Path, over: Callable[[], bool] = lambda: False) -> int:
     """The agent's exit code; a signal to this process is handed on, and waited for while ranks save.
 
-    A user's mistake, which no restart mends, ends all ranks.
+    A user's mistake, which no restart mends, ends all ranks, and so does what the caller calls `over`.
     """
     environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS)}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -90,7 +115,7 @@ def _run(count: int, folder: Path, since: float) -> int:
             try:
                 return process.wait(POLL_SECONDS)
             except subprocess.TimeoutExpired:
-                if mistakes(folder, since):
+                if mistakes(folder) or over():
                     return _end(process)
     except BaseException:
         _end(process)
@@ -104,29 +129,31 @@ def _end(process: subprocess.Popen[bytes]) -> int:
             process.wait(GRACE_SECONDS + 10)
         except subprocess.TimeoutExpired:
             process.kill()
+        except BaseException:  # asked a second time: ranks whose agent is gone end themselves
+            process.kill()
+            raise
     return process.wait()
 
 
-def told(folder: Path, since: float) -> list[dict[str, Any]]:
-    """What ranks of this run, on any machine, left word of since a time of the files' clock; by rank."""
+def told(folder: Path) -> list[dict[str, Any]]:
+    """What ranks of this run, on any machine, left word of; by rank."""
     shared = folder.parent.glob("*/error-*.json") if folder.parent.parent.name == "machines" else ()
     found = {*folder.glob("error-*.json"), *shared}
-    recent = [path for path in found if path.stat().st_mtime >= since]
-    return [read_json(path) for path in sorted(recent, key=lambda path: path.name)]
+    return [read_json(path) for path in sorted(found, key=lambda path: path.name)]
 
 
-def mistakes(folder: Path, since: float) -> list[str]:
+def mistakes(folder: Path) -> list[str]:
     """What ranks found wrong that the user can mend, or that no restart does."""
-    return [error["message"] for error in told(folder, since) if error["user"]]
+    return [error["message"] for error in told(folder) if error["user"]]
 
 
-def _result(folder: Path, code: int, since: float) -> dict[str, Any]:
+def _result(folder: Path, code: int) -> dict[str, Any]:
     result = folder / "result.json"
     if code == 0 and result.exists():
         found: dict[str, Any] = read_json(result)
         return found
-    for message in mistakes(folder, since):
+    for message in mistakes(folder):
         raise UserError(message)
-    for error in told(folder, since):
+    for error in told(folder):
         raise RuntimeError(f"rank {error['rank']}: {error['traceback']}")
     raise RuntimeError(f"the ranks ended without a result (exit code {code}); run again to go on")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from herdbook.settings import UserError
@@ -56,6 +56,15 @@ def machines_of(parallel: ParallelSettings, environment: Mapping[str, str] | Non
             f"on each machine with HERDBOOK_MACHINE=0 to {parallel.machines - 1} (Slurm and Kubernetes set theirs)"
         )
     return Machines(parallel.machines, int(number), _endpoint(parallel, env), _run(env))
+
+
+def machines_of_run(topologies: Iterable[ParallelSettings | None]) -> Machines:
+    """The machines of a recipe whose stages have these topologies; all that use several must use as many."""
+    several = [one for one in topologies if one is not None and one.machines > 1]
+    counts = sorted({one.machines for one in several})
+    if len(counts) > 1:
+        raise UserError(f"parallel.machines is {' and '.join(map(str, counts))} in one recipe; give all stages as many")
+    return machines_of(several[0]) if several else Machines()
 
 
 def _endpoint(parallel: ParallelSettings, env: Mapping[str, str]) -> str:

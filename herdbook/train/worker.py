@@ -43,11 +43,11 @@ def work(folder: Path) -> int:
 
     from herdbook.train.distributed import connect
 
-    job, since = read_json(folder / "job.json"), (folder / "job.json").stat().st_mtime
+    job = read_json(folder / "job.json")
     number = int(os.environ["RANK"])
     console.err.quiet = console.out.quiet = number > 0
     try:
-        if mistakes(folder, since):
+        if mistakes(folder):
             return 1  # a restart does not mend a mistake
         if os.environ["LOCAL_RANK"] == "0":
             count_starts(folder, Path(job["arguments"]["out"]), job["restarts"])
