@@ -36,6 +36,7 @@ def extend(settings: ExtendSettings, tokens: Path, start: Path, questions: Path,
     from herdbook.train.phased import PhasedBatches
     from herdbook.train.phases import Plan
     from herdbook.train.start import in_group, joined
+    from herdbook.train.topology import check_length
 
     longer = partial(stretched, settings=settings)
     longer(read_config(start / "model"))  # a mistake is told before processes are started
@@ -51,6 +52,7 @@ def extend(settings: ExtendSettings, tokens: Path, start: Path, questions: Path,
     batches = PhasedBatches(sets, Plan.of(settings), settings.seed, settings.packing)
     before = same(lambda: Before.find(out, start))
     length = before.length if before else settings.short_length or read_config(start / "model").max_length
+    check_length(settings.parallel, length, "short_length")
     pages = short_pages(settings, sets, batches.names, length)
     if before is None:
         with torch.no_grad():

@@ -106,16 +106,20 @@ def check(parallel: ParallelSettings, config: ModelConfig, rows: int, length: in
     if tensor > 1:
         _divides("parallel.shard * parallel.context", parallel.shard * parallel.context, "the model's dim", config.dim)
     _divides("parallel.data * parallel.shard", parallel.row_ranks, "rows", rows)
-    chunks = 2 * parallel.context if parallel.context > 1 else 1
-    if length % (chunks * tensor):
-        unit = chunks * tensor
-        raise UserError(
-            f"parallel: context={parallel.context} and tensor={tensor} cut a row into {unit} pieces, and "
-            f"length={length} is no multiple of that; {length // unit * unit or unit} or {(length // unit + 1) * unit} "
-            "would be"
-        )
+    check_length(parallel, length)
     if parallel.pipeline > 1:
         _check_pipeline(parallel, config, accumulate)
+
+
+def check_length(parallel: ParallelSettings, length: int, name: str = "length") -> None:
+    """UserError when rows of this many tokens can't be cut; `name` is the setting that gave it."""
+    unit = (2 * parallel.context if parallel.context > 1 else 1) * parallel.tensor
+    if length % unit:
+        raise UserError(
+            f"parallel: context={parallel.context} and tensor={parallel.tensor} cut a row into {unit} pieces, and "
+            f"{name}={length} is no multiple of that; {length // unit * unit or unit} or {(length // unit + 1) * unit} "
+            "would be"
+        )
 
 
 def check_plan(parallel: ParallelSettings, config: ModelConfig, plan: Plan) -> None:

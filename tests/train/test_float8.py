@@ -43,7 +43,7 @@ def apart(some: list[float], others: list[float]) -> float:
     return max(abs(one - other) for one, other in zip(some, others, strict=True)) / others[0]
 
 
-@pytest.mark.parametrize("scales", ["rowwise", "tensorwise"])
+@pytest.mark.parametrize("scales", ["rowwise", pytest.param("tensorwise", marks=pytest.mark.slow)])
 def test_emulated_float8_learns_as_bf16_does(tmp_path: Path, scales: str) -> None:
     bf16 = losses(tmp_path / "bf16", "bf16")
     found = losses(tmp_path / "float8", "float8", float8=scales)

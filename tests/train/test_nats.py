@@ -58,7 +58,9 @@ def test_sums_over_documents_are_those_by_hand() -> None:
     assert document_sums(nn.Identity(), values, documents).tolist() == [1.0, 9.0, 26.0, 9.0]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    "name", ["DPO", *(pytest.param(name, marks=pytest.mark.slow) for name in ("weighted", "reward"))]
+)
 def test_every_objective_equals_one_process_when_words_and_rows_are_cut(tmp_path: Path, name: str) -> None:
     case = PairCase(OBJECTIVES[name], 2, 2, steps=3)
     assert strays(tmp_path, case, {f"{name}: {how}": topology for how, topology in CUT.items()}) == {}

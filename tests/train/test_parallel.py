@@ -43,7 +43,8 @@ MIXED_FOUR_MORE = {
 }
 MIXED_EIGHT = {"EP TP PP": {"shard": 2, "expert": 2, "tensor": 2, "pipeline": 2}}
 MIXED_SCHEDULES = {f"MoE {name}": topology for name, topology in SCHEDULES.items()}
-TIED_TWO = {"tied PP 1F1B": {"pipeline": 2}, "tied PP ZBV": {"pipeline": 2, "schedule": "zbv"}}
+TIED_TWO = {"tied PP 1F1B": {"pipeline": 2}}
+TIED_TWO_MORE = {"tied PP ZBV": {"pipeline": 2, "schedule": "zbv"}}
 TIED_EIGHT = {"tied FSDP TP PP": {"shard": 2, "tensor": 2, "pipeline": 2, "schedule": "interleaved"}}
 SPREAD = {"FSDP TP": {"shard": 2, "tensor": 2}}
 SIXTEEN = {
@@ -103,8 +104,11 @@ def test_a_head_that_is_the_embedding_equals_one_process_at_both_ends_of_a_pipel
 
 
 @pytest.mark.slow
-def test_a_head_that_is_the_embedding_equals_one_process_when_both_are_cut(tmp_path: Path) -> None:
-    assert strays(tmp_path, TIED, TIED_EIGHT) == {}
+@pytest.mark.parametrize("topologies", [TIED_TWO_MORE, TIED_EIGHT])
+def test_a_head_that_is_the_embedding_equals_one_process_on_one_rank_and_when_both_are_cut(
+    tmp_path: Path, topologies: dict[str, Any]
+) -> None:
+    assert strays(tmp_path, TIED, topologies) == {}
 
 
 @pytest.mark.slow

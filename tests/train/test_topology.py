@@ -8,7 +8,7 @@ import pytest
 
 from herdbook.model.config import preset
 from herdbook.settings import UserError
-from herdbook.train.topology import ParallelSettings, check, layers_of_stages, stages_of_rank
+from herdbook.train.topology import ParallelSettings, check, check_length, layers_of_stages, stages_of_rank
 from tests.support.models import tiny_config
 
 
@@ -31,6 +31,12 @@ from tests.support.models import tiny_config
 def test_what_does_not_divide_is_told_with_what_would(topology: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check(ParallelSettings(**topology), tiny_config(), rows=8, length=64, accumulate=3)
+
+
+def test_rows_that_are_only_judged_have_to_fit_too() -> None:
+    check_length(ParallelSettings(context=2, tensor=2), 64)
+    with pytest.raises(UserError, match=r"cut a row into 8 pieces, and short_length=60 is no .*; 56 or 64 would be"):
+        check_length(ParallelSettings(context=2, tensor=2), 60, "short_length")
 
 
 def test_experts_are_shared_out_among_ranks_that_share_weights() -> None:
