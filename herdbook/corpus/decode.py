@@ -45,7 +45,10 @@ MOJIBAKE = re.compile(
     f"Ã[{_TAIL}]|[Â-Ù][{_SIGN}]|[à-ï][{_SIGN}][{_TAIL}]|ð[Ÿ\u0090-\u009f][{_TAIL}]{{2}}|(?:[РС][{_CYRILLIC_TAIL}]){{3,}}|"
     "(?:Гѓ|Г[‚„…†‡€‰‹‘’“”•–—™]){2,}|вЂ|пїЅ|锟斤拷"
 )
-CONTROL = re.compile("[\ufffd\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufdd0-\ufdef\ufffe\uffff]")
+CONTROL = re.compile("[\ufffd\x80-\x84\x86-\x9f\ufdd0-\ufdef\ufffe\uffff]")
+"""Beyond ASCII, characters that no text has;"""
+SOUND = bytes([*b"\t\n\f\r", *range(0x20, 0x7F)])
+"""and within it, those that texts have."""
 # A capital with an accent inside a word of small letters: half of a two-byte character whose other half is gone.
 _CAPITALS = "".join(letter for letter in map(chr, range(0xC0, 0x250)) if letter.isupper())
 CAPITAL = re.compile(f"[{_CAPITALS}]")
@@ -78,16 +81,18 @@ def bad_share(text: str) -> float:
     """Share of characters that no sound text has: replacement and control characters, UTF-8 read as a code page."""
     if not text:
         return 0.0
-    if text.isascii() and text.isprintable():
-        return 0.0
-    bad = len(CONTROL.findall(text))
-    # What else is wrong stands between characters beyond ASCII (or a question mark), which most texts have few of.
+    plain = text.encode("ascii", "ignore")
+    bad = len(plain.translate(None, SOUND))
+    if "?" in text:
+        bad += len(INNER_QUESTION.findall(text))
+    if len(plain) == len(text):
+        return bad / len(text)
+    # What else is wrong stands between characters beyond ASCII, which most texts have few of.
     beyond = " ".join(BEYOND_RUN.findall(text))
+    bad += len(CONTROL.findall(beyond))
     bad += sum(len(hit) for hit in MOJIBAKE.findall(beyond))
     if CAPITAL.search(beyond):
         bad += len(INNER_CAPITAL.findall(text))
-    if "?" in text:
-        bad += len(INNER_QUESTION.findall(text))
     shifted = len(SHIFTED.findall(beyond))
     if shifted > 0.2 * len(FAR_EAST.findall(beyond)):
         bad += shifted

@@ -10,7 +10,8 @@ from functools import cache
 from importlib import resources
 
 BULLETS = ("- ", "* ", "• ", "‣ ", "◦ ", "▪ ", "– ", "· ", "●", "○", "■", "□")
-ENDS = tuple(".!?…\"'”’»)。！？」』）।؟۔")
+BULLET = frozenset(bullet[0] for bullet in BULLETS)
+ENDS = frozenset(".!?…\"'”’»)。！？」』）।؟۔")
 """What a line of prose ends with, in any script."""
 SENTENCE_END = re.compile(r"[.!?؟۔](?<=\w.)[.!?]*(?=[\s\"'”’)\]»]|$)|[。！？।](?<=\w.)")
 LETTER = re.compile(r"[^\W\d_]")
@@ -60,16 +61,17 @@ def heuristics(
     others = [word for word in split if not word.isalpha()]
     lettered = len(split) - len(others) + sum(LETTER.search(word) is not None for word in others)
     ellipses = prose.count("…") + prose.count("...")
+    ended = sum(line.endswith(("…", "...")) for line in lines) if ellipses else 0
     return {
         "heuristic_word_length": sum(map(len, split)) / len(split) if spaced else None,
         "heuristic_longest_word": float(max(map(len, split))),
         "heuristic_symbols": max(prose.count("#"), ellipses) / len(words),
         "heuristic_lettered_words": lettered / len(split) if spaced else None,
         "heuristic_stop_words": float(len(stops.intersection(words))) if stops and spaced else None,
-        "heuristic_bullet_lines": sum(line.startswith(BULLETS) for line in lines) / count,
-        "heuristic_ellipsis_lines": sum(line.endswith(("…", "...")) for line in lines) / count,
-        "heuristic_ended_lines": sum(line.endswith(ENDS) for line in lines) / count,
-        "heuristic_short_lines": sum(length <= SHORT_LINE for length in lengths) / count,
+        "heuristic_bullet_lines": len([1 for line in lines if line[0] in BULLET and line.startswith(BULLETS)]) / count,
+        "heuristic_ellipsis_lines": ended / count,
+        "heuristic_ended_lines": len([1 for line in lines if line[-1] in ENDS]) / count,
+        "heuristic_short_lines": len([1 for length in lengths if length <= SHORT_LINE]) / count,
         "heuristic_lines_per_word": (count - 1) / len(words),
         "heuristic_repeated_line_characters": 1.0 - sum(first.values()) / sum(lengths),
         "heuristic_sentences": float(len(SENTENCE_END.findall(prose))),

@@ -110,9 +110,7 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
         "code_licence": page.licence or "",
         "code_share": 1.0 - len(prose) / len(text) if text else 0.0,
     }
-    unspaced = sum(len(word) == 1 and word > "\u0e00" for word in prose_words[:2000]) > 0.5 * min(
-        len(prose_words), 2000
-    )
+    unspaced = not prose.isascii() and _unspaced(prose_words[:2000])
     row.update(repetition(prose_hashes, prose, 2 if unspaced else 1))
     row.update(heuristics(prose, prose_words, spoken.language, not unspaced))
     row.update(code_columns(page, text) if kind == "code" else dict.fromkeys(CODE_COLUMNS))
@@ -124,8 +122,13 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
     found, counts = np.unique((prose_hashes % np.uint64(BUCKETS)).astype(np.uint16), return_counts=True)
     row["divergence_tokens"], row["divergence_counts"] = found, counts.astype(np.int32)
     row["lines_hashes"] = line_hashes(lines, kinds)
-    row["lines_words"] = np.fromiter((len(line.split()) for line in lines), np.int32, len(lines))
+    row["lines_words"] = line_words(lines, kinds, kind)
     return row
+
+
+def _unspaced(words: list[str]) -> bool:
+    """Whether most words are single characters of a script without spaces."""
+    return sum(len(word) == 1 and word > "\u0e00" for word in words) > 0.5 * len(words)
 
 
 CODE_COLUMNS = ("code_generated", "code_vendored", "code_permissive")
@@ -163,12 +166,21 @@ def line_hashes(lines: list[str], kinds: list[str]) -> np.ndarray:
     """
     values = np.zeros(len(lines), dtype=np.int64)
     for index, (line, kind) in enumerate(zip(lines, kinds)):
-        if kind != "t":
+        if kind != "t" or len(line) < MIN_LINE_CHARACTERS:
             continue
         normal = normal_line(line)
         if len(normal) >= MIN_LINE_CHARACTERS and len(NUMBER.findall(normal)) < LINE_NUMBERS:
             values[index] = xxhash.xxh3_64_intdigest(normal.encode()) - 2**63
     return values
+
+
+def line_words(lines: list[str], kinds: list[str], kind: str) -> np.ndarray:
+    """Words (lines,) int32 of each line; extraction sets one space between those of a line that is no code."""
+    if kind == "html":
+        counts = [len(line.split()) if k == "c" else line.count(" ") + 1 for line, k in zip(lines, kinds)]
+    else:
+        counts = [len(line.split()) for line in lines]
+    return np.array(counts, dtype=np.int32)
 
 
 def as_table(rows: list[dict[str, Any]], settings: MeasureSettings) -> pa.Table:

@@ -16,4 +16,4 @@ ADULT = _words("adult_words.txt")
 
 def count_adult(words: list[str]) -> int:
     """How many of the lower-case words are adult words."""
-    return sum(map(ADULT.__contains__, words))
+    return 0 if ADULT.isdisjoint(words) else sum(map(ADULT.__contains__, words))

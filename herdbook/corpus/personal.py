@@ -29,10 +29,15 @@ IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ \xa0]?[A-Z0-9]{4}){2,7}(?:[ \xa0]?[A-Z0-
 CARD = re.compile(r"(?<![\d.-])\d{4}(?:[ -]?\d{4}){2}[ -]?\d{1,7}(?![\d.-])|(?<![\d.-])3[47]\d\d[ -]?\d{6}[ -]?\d{5}\b")
 IPV4 = re.compile(r"(?<![\w.-])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w.]*\d)")
 IPV6 = re.compile(r"(?<![\w:.])(?:[0-9a-fA-F]{1,4}:){2,7}(?::?[0-9a-fA-F]{1,4}){1,7}(?![\w:])")
-STREET = re.compile(
-    r"\b\d{1,5}\s+(?:[A-Z][\w'.-]+\s+){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Way|Court|Ct|Place|Pl)\b"
-    r"|\b[A-ZÄÖÜ][\wäöüß-]+(?:straße|strasse|weg|gasse|platz|allee)\s+\d{1,4}\b|\b(?:rue|calle|via|avenida)\s+(?:[\w'-]+\s+){1,4}\d{1,4}\b"
+_GERMAN = ["straße", "strasse", "weg", "gasse", "platz", "allee"]
+_ROMANCE = ["rue", "calle", "via", "avenida"]
+# Each begins with a character and looks back from it, so that most places are passed over without a try.
+ENGLISH_STREET = re.compile(
+    r"\d(?<!\w\d)\d{0,4}\s+(?:[A-Z][\w'.-]+\s+){1,3}"
+    r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Way|Court|Ct|Place|Pl)\b"
 )
+GERMAN_STREET = re.compile(rf"[A-ZÄÖÜ](?<!\w.)[\wäöüß-]+(?:{'|'.join(_GERMAN)})\s+\d{{1,4}}\b")
+ROMANCE_STREET = re.compile(r"\b(?:rue|calle|via|avenida)\s+(?:[\w'-]+\s+){1,4}\d{1,4}\b")
 DIGIT = re.compile(r"\d")
 MARK = re.compile(r"\d[\d \xa0.()+-]{5}|::?[0-9a-fA-F]{1,4}:|\d\d[A-Z]\d\d[A-Z]|@")
 """What a line has in it that holds anything but an address of a street or a token; most lines have none."""
@@ -91,6 +96,11 @@ def _always(_: str) -> bool:
     return True
 
 
+def _any_of(words: Iterable[str]) -> Callable[[str], bool]:
+    known = tuple(words)
+    return lambda whole: any(word in whole for word in known)
+
+
 KINDS = (
     Kind("emails", EMAIL, _always, _with("@")),
     Kind("secrets", SECRET, is_secret, may_hold_secret),
@@ -101,9 +111,12 @@ KINDS = (
     Kind("ips", IPV4, is_public_address, _always),
     Kind("ips", IPV6, is_public_address, _with(":")),
     Kind("phones", PHONE, is_phone, _always),
-    Kind("addresses", STREET, _always, _always),
+    Kind("addresses", ENGLISH_STREET, _always, _always),
+    Kind("addresses", GERMAN_STREET, _always, _any_of(_GERMAN)),
+    Kind("addresses", ROMANCE_STREET, _always, _any_of(word + space for word in _ROMANCE for space in " \t\n\xa0")),
 )
 """In the order in which they claim their characters: a card number is no telephone number."""
+STREETS = tuple(kind for kind in KINDS if kind.name == "addresses")
 NAMES = tuple(dict.fromkeys(kind.name for kind in KINDS))
 
 
@@ -114,7 +127,7 @@ def find_personal(text: str, kinds: Iterable[str] = NAMES) -> Iterator[tuple[str
     """
     wanted, taken = set(kinds), bytearray(len(text))
     for kind in KINDS:
-        if not kind.gate(text) or (kind is KINDS[-1] and kind.name not in wanted):
+        if (kind.name == NAMES[-1] and kind.name not in wanted) or not kind.gate(text):
             continue
         mine = []
         for match in kind.shape.finditer(text):
@@ -133,7 +146,7 @@ def count_personal(text: str) -> dict[str, int]:
     for name, _, _ in find_personal(marked_lines(text), NAMES[:-1]):
         counts[name] += 1
     if DIGIT.search(text):
-        counts["addresses"] = sum(1 for _ in STREET.finditer(text))
+        counts["addresses"] = sum(1 for kind in STREETS if kind.gate(text) for _ in kind.shape.finditer(text))
     if "PRIVATE KEY" in text:
         counts["secrets"] += sum(1 for _ in PRIVATE_KEY.finditer(text))
     return counts

@@ -70,16 +70,18 @@ def covered_shares(hashes: np.ndarray, sizes: tuple[int, ...], scale: int = 1) -
             places = places[places <= len(hashes) - width]
             for step in range(sizes[number - 1] * scale, width):
                 grams = _mix(grams[: len(places)], hashes[places + step])
-        order = np.argsort(grams, kind="stable")
+        # Sorted with their places in the lowest bits, equal n-grams stand together and in order.
+        bits = np.uint64(len(grams).bit_length())
+        keys = np.sort((grams >> bits << bits) + np.arange(len(grams), dtype=np.uint64))
+        order = (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+        keys >>= bits
         same = np.zeros(len(order) + 1, dtype=bool)
-        same[1:-1] = grams[order][1:] == grams[order][:-1]
+        np.equal(keys[1:], keys[:-1], out=same[1:-1])
         if not same.any():
             break
-        edges = np.zeros(len(hashes) + 1, dtype=np.int32)
-        starts = places[order[same[:-1]]]
-        np.add.at(edges, starts, 1)
-        np.add.at(edges, starts + width, -1)
-        shares[size] = float((np.cumsum(edges[:-1]) > 0).mean())
+        starts, length = places[order[same[:-1]]], len(hashes) + 1
+        edges = np.bincount(starts, minlength=length) - np.bincount(starts + width, minlength=length)
+        shares[size] = float(np.count_nonzero(np.cumsum(edges[:-1]))) / len(hashes)
         again = np.sort(order[same[:-1] | same[1:]])
         places, grams = places[again], grams[again]
     return shares
