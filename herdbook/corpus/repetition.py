@@ -72,7 +72,7 @@ def covered_shares(hashes: np.ndarray, sizes: tuple[int, ...], scale: int = 1) -
                 grams = _mix(grams[: len(places)], hashes[places + step])
         # Sorted with their places in the lowest bits, equal n-grams stand together and in order.
         bits = np.uint64(len(grams).bit_length())
-        keys = np.sort((grams >> bits << bits) + np.arange(len(grams), dtype=np.uint64))
+        keys = np.sort(grams >> bits << bits | np.arange(len(grams), dtype=np.uint64))
         order = (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
         keys >>= bits
         same = np.zeros(len(order) + 1, dtype=bool)
