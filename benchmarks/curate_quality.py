@@ -6,7 +6,7 @@ others. Ours is the linear classifier with its usual settings; fastText has word
 epochs, and one thread. Of what fastText takes, writing its file counts, since it reads no other way; of ours, the
 features of a page that is judged are made once for all heads, as in curation.
 
-    HERDBOOK_PEERS_FASTTEXT=PYTHON python benchmarks/curate_quality.py [--scale 0.3] [--repeats 3]
+    HERDBOOK_PEERS_FASTTEXT=PYTHON python benchmarks/curate_quality.py [--scale 0.1] [--repeats 3]
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def told(figure: dict[str, float] | None) -> str:
 def main() -> None:
     """Run the contenders in turn, print, write the result."""
     parser = common.options_parser(__doc__, RESULT, "CONTENDER", "FOLDER")
-    parser.add_argument("--scale", type=float, default=0.3, help="size of the world as a share of the demo's")
+    parser.add_argument("--scale", type=float, default=0.1, help="size of the world as a share of the demo's")
     parser.add_argument("--seed", type=int, default=11, help="of the world")
     options = parser.parse_args()
     if options.work:
