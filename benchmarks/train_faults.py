@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from common import HERE, RESULTS, command_line, machine, print_table, spread, versions, write_result
 
 sys.path.append(str(HERE.parent))  # the run that is disturbed is the tests' own
@@ -43,8 +44,8 @@ def recovery(ranks: int, repeats: int, folder: Path) -> list[float]:
         first, victim = run.place(0)[0], run.place(rank)[0]
         killed = time.monotonic()
         os.kill(victim, signal.SIGKILL)
-        run.until(lambda first=first: run.place(0)[0] != first)  # type: ignore[misc]
-        restarted = run.place(0)[2]  # the clock of its first batch
+        run.until(lambda first=first: run.place(0)[0] not in (0, first))  # type: ignore[misc]
+        restarted = max(killed, run.place(0)[2])  # the clock of its newest batch
 
         def back(restarted: float = restarted) -> bool:
             return any(record["clock"] > restarted for record in read_whole(folder / "metrics.jsonl")[-1:])
@@ -54,8 +55,9 @@ def recovery(ranks: int, repeats: int, folder: Path) -> list[float]:
         found.append(steps[0] - killed)
         print(f"  {number + 1}/{repeats} rank {rank}: {found[-1]:.1f} s", file=sys.stderr)
         time.sleep(1.0)
-    for rank in range(ranks):
-        os.kill(run.place(rank)[0], signal.SIGTERM)
+    for child in psutil.Process().children():
+        if "herdbook.train.agent" in child.cmdline():
+            child.terminate()  # the ranks save and end
     run.thread.join(120)
     return found
 

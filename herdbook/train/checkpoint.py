@@ -79,7 +79,7 @@ class Checkpoints:
         """Wait until what is being saved has been copied; call it before any of it changes."""
         self.copied.wait()
 
-    def _copy_and_write(self, step: int, state: State, run: dict[str, Any], done: Any) -> None:
+    def _copy_and_write(self, step: int, state: State, run: dict[str, Any], done: tuple[int, Any] | None) -> None:
         begun = time.monotonic()
         try:
             with _beside(done):
@@ -134,6 +134,7 @@ class Checkpoints:
             group = None if alone else self.ranks.control
             dcp.load(state, checkpoint_id=self.path(step), no_dist=alone, process_group=group)
         except (Exception, CheckpointException) as error:
+            self._raise_if_lost(error)
             causes = [str(cause) for cause in _causes(error) if not isinstance(cause, CheckpointException)]
             reason = causes[0] if causes else error
             raise UserError(
@@ -163,7 +164,18 @@ class Checkpoints:
             if team.leads and not (path / CHECKSUMS).exists():
                 (path / MARK).unlink(missing_ok=True)
                 shutil.rmtree(path, ignore_errors=True)
+            self._raise_if_lost(error)
             raise UserError(_save_failed(path, error, _size(state))) from error
+
+    def _raise_if_lost(self, error: BaseException) -> None:
+        """RuntimeError when another rank was lost meanwhile: a restart mends that, and no disk is to blame.
+
+        DCP wraps what a rank could not do, and system errors are gathered; what is neither came from a message.
+        """
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        if self.ranks is not None and not any(isinstance(one, OSError | CheckpointException) for one in _causes(error)):
+            raise RuntimeError(f"another rank was lost while a checkpoint was saved or loaded: {error}") from error
 
     def _begin(self, path: Path, run: dict[str, Any]) -> None:
         shutil.rmtree(path, ignore_errors=True)  # only ever a partial one
@@ -254,22 +266,26 @@ def _room(tensor: Tensor) -> Tensor:
     return room
 
 
-def _event() -> Any:
-    """On CUDA, what tells that all work so far on the state is done."""
-    return torch.cuda.current_stream().record_event() if torch.cuda.is_initialized() else None
+def _event() -> tuple[int, Any] | None:
+    """On CUDA, this process's device, and what tells that all its work so far is done."""
+    if not torch.cuda.is_initialized():
+        return None
+    return torch.cuda.current_device(), torch.cuda.current_stream().record_event()
 
 
 @contextmanager
-def _beside(done: Any) -> Iterator[None]:
+def _beside(done: tuple[int, Any] | None) -> Iterator[None]:
     """Copies within run beside the device's own work, after `done`, and are over at the end."""
     if done is None:
         yield
         return
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        stream.wait_event(done)
-        yield
-    stream.synchronize()
+    device, event = done
+    with torch.cuda.device(device):  # a thread begins with the first device, whatever this rank's is
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            stream.wait_event(event)
+            yield
+        stream.synchronize()
 
 
 def _size(state: State) -> int:

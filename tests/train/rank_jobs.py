@@ -29,7 +29,9 @@ class Disturbed(RandomBatches):
         self.out, self.rank = out, rank
 
     def batch(self, step: int) -> Any:
-        (self.out / f"rank-{self.rank}.txt").write_text(f"{os.getpid()} {step} {time.monotonic()}")
+        place = self.out / f"rank-{self.rank}.txt"
+        place.with_suffix(".tmp").write_text(f"{os.getpid()} {step} {time.monotonic()}")
+        place.with_suffix(".tmp").replace(place)
         for slow in (self.out / "slow", self.out / f"slow-{self.rank}"):
             if slow.exists():
                 time.sleep(float(slow.read_text()))

@@ -13,6 +13,7 @@ import pytest
 
 import herdbook
 from herdbook.settings import UserError
+from tests.test_end_to_end import RECIPE, TINY
 from tests.train.launched import Launched, same_weights
 
 ROOT = Path(herdbook.__file__).resolve().parents[1]
@@ -73,3 +74,20 @@ def test_a_machine_with_other_code_ends_the_run_and_its_ranks_are_named(tmp_path
         second.kill()
     assert not (run.out / "weights.pt").exists()
     assert json.dumps(run.ledger()) == "[]"
+
+
+@pytest.mark.slow
+def test_the_same_recipe_run_on_two_machines_gives_one_book(tmp_path: Path, endpoint: str) -> None:
+    command = [sys.executable, "-m", "herdbook.cli", "run", str(RECIPE), *TINY]
+    command += ["--only", "base", "base.parallel={shard: 2, machines: 2}"]
+    running = []
+    for number in (1, 0):
+        place = {"HERDBOOK_MACHINE": str(number), "HERDBOOK_BOOK": str(tmp_path / "book"), "OMP_NUM_THREADS": "1"}
+        running.append(subprocess.Popen(command, env={**os.environ, **place}, stderr=subprocess.PIPE, text=True))
+    said = [process.communicate(timeout=300)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert "following stage=base" in said[0] and "launching processes=1" in said[0]
+    (base,) = (tmp_path / "book").glob("base-*")
+    entry = json.loads((base / "entry.json").read_text())
+    assert entry["metrics"]["steps"] == 12 and entry["settings"]["parallel"]["machines"] == 2
+    assert (base / "model" / "model.safetensors").is_file() and not (base / "machines").exists()
