@@ -68,7 +68,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     Rule(name="adult_domain", column="domain_adult_share", above=0.5),
     Rule(name="personal_data_domain", column="domain_personal_share", above=0.5),
     Rule(name="few_words", column="repetition_word_entropy", below=4.3),
-    Rule(name="token_divergence", column="divergence_excess", above=6.0),
+    Rule(name="token_divergence", column="divergence_excess", above=4.5),
     Rule(name="language_unknown", column="language_evidence", below=0.15),
     Rule(name="near_duplicate", column="duplicate_near_similarity", above=0.6),
     Rule(name="semantic_duplicate", column="duplicate_semantic_similarity", above=0.95, optional=True),

@@ -119,7 +119,7 @@ def test_noise_diverges_from_the_corpus_and_the_corpus_does_not_from_itself() ->
         some, counts = zip(*(np.unique(item, return_counts=True) for item in [*ordinary, *noise, *even][rows]))
         parts.append((rows, np.concatenate(some), np.concatenate(counts), np.cumsum([0, *map(len, some)])))
     _, excess = divergence(lambda: parts, np.ones(416, bool), ["en"], np.zeros(416, dtype=np.int32))
-    assert (excess[:400] < 6.0).all() and (excess[400:] > 6.0).all()
+    assert (excess[:400] < 4.5).all() and (excess[400:] > 4.5).all()
 
 
 def test_a_mould_of_many_pages_makes_no_sound_page_stand_out() -> None:
@@ -128,7 +128,7 @@ def test_a_mould_of_many_pages_makes_no_sound_page_stand_out() -> None:
     others, noise = draw.normal(9.6, 0.2, 600), np.full(10, 12.0)
     lengths = np.concatenate([draw.integers(100, 130, 1400), draw.integers(60, 600, 610)])
     excess = standard_excess(np.concatenate([mould, others, noise]), lengths)
-    assert (excess[:2000] < 6.0).all() and (excess[2000:] > 6.0).all()
+    assert (excess[:2000] < 4.5).all() and (excess[2000:] > 4.5).all()
 
 
 def test_the_entropy_of_a_texts_words_is_that_of_the_closed_form() -> None:
