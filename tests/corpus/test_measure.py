@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herdbook.corpus.divergence import bits_of, divergence, language_evidence, standard_excess
@@ -29,6 +29,7 @@ from tests.corpus.crawls import html
 WORDS = st.lists(st.sampled_from("abcd"), max_size=40)
 
 
+@settings(deadline=None)
 @given(WORDS, st.integers(2, 4))
 def test_the_most_frequent_ngram_is_that_of_brute_force(words: list[str], size: int) -> None:
     grams = Counter(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
@@ -37,6 +38,7 @@ def test_the_most_frequent_ngram_is_that_of_brute_force(words: list[str], size: 
     assert top_share(hash_words(words), size) == pytest.approx(wanted)
 
 
+@settings(deadline=None)
 @given(WORDS, st.sampled_from([(2, 3, 4), (2, 5), (5, 6, 7, 8, 9, 10)]), st.integers(1, 2))
 def test_covered_words_are_those_of_brute_force(words: list[str], sizes: tuple[int, ...], scale: int) -> None:
     wanted = {}
