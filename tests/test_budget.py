@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from herdbook.pretrain.settings import PretrainSettings
 from herdbook.recipe import RecipeError, read_recipe
 from herdbook.report.budget import amount
 from herdbook.settings import UserError
+from herdbook.train import devices
 from herdbook.train.devices import GIB, MachineSettings
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -160,3 +162,21 @@ def test_amounts_read_well() -> None:
         "512",
         "1.101M",
     ]
+
+
+def test_this_machines_own_gpu_counts_where_the_recipe_names_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"  # the driver's tool, as it answers for two GPUs
+    tool.write_text('#!/bin/sh\necho "NVIDIA A100-SXM4-40GB, 40960"\necho "NVIDIA A100-SXM4-40GB, 40960"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    devices._driver.cache_clear()
+    try:
+        found = of({"mfu": 0.4}, parallel={"shard": 2}, rows=2)
+        assert (found.device.memory, found.device.peak) == (40.0, 312e12)
+        assert found.free < 0
+        with pytest.raises(UserError, match=r"NVIDIA A100-SXM4-40GB has 40\.0 GiB"):
+            check_memory([found])
+    finally:
+        devices._driver.cache_clear()

@@ -95,7 +95,7 @@ def one_process(load: Load) -> tuple[int, int, int]:
     "load",
     [
         load_of(rows=1),
-        load_of(bf16=True, rows=1),
+        load_of(bf16=True, rows=1, shape={"layers": 8, "vocab_size": 300}),
         load_of(bf16=True, rows=1, accumulate=2, shape={"layers": 4, "tied_embeddings": True}),
         load_of(bf16=True, rows=1, parallel={"recompute": "selective"}, shape={"layers": 5}),
         load_of(parallel={"recompute": "full"}, rows=1, shape={"layers": 6}),
@@ -177,7 +177,7 @@ def test_two_ranks_need_what_is_reckoned() -> None:
 def test_every_axis_needs_what_is_reckoned(bf16: bool) -> None:
     two = [{"shard": 2, "reshard": True}, {"context": 2}, {"shard": 2, "recompute": "full"}]
     two += [{"pipeline": 2, "schedule": how} for how in ("1f1b", "interleaved", "zbv")]
-    shape = {"layers": 6}
+    shape = {"layers": 6, "vocab_size": 901}  # what does not divide shows who cuts which axis
     compare([load_of(parallel=one, accumulate=4, rows=2, bf16=bf16, shape=shape) for one in two], 0.10)
     mixture = {**shape, "experts": 4, "experts_per_token": 2}
     compare([load_of(parallel={"shard": 2, "expert": 2}, rows=2, bf16=bf16, shape=mixture)], 0.10)
