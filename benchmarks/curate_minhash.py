@@ -52,8 +52,8 @@ def work(name: str, path: Path) -> None:
     """A contender: signatures of all texts, and what they took."""
     texts = [json.loads(line) for line in path.open(encoding="utf-8")]
     if name == "herdbook":
-        from herdbook.corpus.measure import TOKENS, hash_words
         from herdbook.corpus.minhash import shingles, signature
+        from herdbook.corpus.words import TOKENS, hash_words
 
         def sign(text: str) -> Any:
             return signature(shingles(hash_words(TOKENS.findall(text.lower())), WORDS), PERMUTATIONS)
@@ -74,7 +74,7 @@ def work(name: str, path: Path) -> None:
 
 def families(texts: list[str]) -> list[list[list[str]]]:
     """For every text its words and those of its edited copies."""
-    from herdbook.corpus.measure import TOKENS
+    from herdbook.corpus.words import TOKENS
 
     draw = random.Random(0)
     pool = [word for text in texts[:50] for word in TOKENS.findall(text.lower())]
@@ -167,8 +167,8 @@ def curated(documents: list[list[str]], doubtful: list[float], folder: Path) -> 
 
 def quality(texts: list[str]) -> dict[str, Any]:
     """Error of the estimate; recall and precision of what curation drops, doubtful pairs counted or not."""
-    from herdbook.corpus.measure import hash_words
     from herdbook.corpus.minhash import shingles, signature
+    from herdbook.corpus.words import hash_words
 
     words = families(texts)
     sets = [[np.unique(shingles(hash_words(copy), WORDS)) for copy in family] for family in words]

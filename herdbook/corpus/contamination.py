@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from herdbook.console import log, progress
 from herdbook.corpus.benchmarks import Benchmark, ContaminationSettings, find_benchmarks
-from herdbook.corpus.measure import TOKENS, hash_words
 from herdbook.corpus.republish import Column, pieces, republish, shards_of
 from herdbook.corpus.rules import active_rules
+from herdbook.corpus.words import TOKENS, hash_words
 
 ROWS = 256
 _MIX = np.uint64(0x9E3779B97F4A7C15)

@@ -9,12 +9,13 @@ import re
 from functools import cache
 from importlib import resources
 
+from herdbook.corpus.words import Words
+
 BULLETS = ("- ", "* ", "• ", "‣ ", "◦ ", "▪ ", "– ", "· ", "●", "○", "■", "□")
 BULLET = frozenset(bullet[0] for bullet in BULLETS)
 ENDS = frozenset(".!?…\"'”’»)。！？」』）।؟۔")
 """What a line of prose ends with, in any script."""
 SENTENCE_END = re.compile(r"[.!?؟۔](?<=\w.)[.!?]*(?=[\s\"'”’)\]»]|$)|[。！？।](?<=\w.)")
-LETTER = re.compile(r"[^\W\d_]")
 SHORT_LINE = 30
 """Characters up to which FineWeb calls a line short."""
 COLUMNS = (
@@ -45,36 +46,34 @@ def stop_words() -> dict[str, frozenset[str]]:
 
 def heuristics(
     prose: str,
-    words: list[str],  # lower-case words, a character each where a script has no spaces
+    words: Words,
     language: str,
     spaced: bool,
 ) -> dict[str, float | None]:
     """The columns of a text without code; None where there is nothing to measure."""
     lines = [line for piece in prose.split("\n") if (line := piece.strip())]
     split = prose.split()
-    if not lines or not words:
+    if not lines or not words.flat:
         return dict.fromkeys(COLUMNS)
     count = len(lines)
     lengths = list(map(len, lines))
     first = dict(zip(lines, lengths))
     stops = stop_words().get(language)
-    others = [word for word in split if not word.isalpha()]
-    lettered = len(split) - len(others) + sum(LETTER.search(word) is not None for word in others)
     ellipses = prose.count("…") + prose.count("...")
     ended = sum(line.endswith(("…", "...")) for line in lines) if ellipses else 0
     return {
         "heuristic_word_length": sum(map(len, split)) / len(split) if spaced else None,
         "heuristic_longest_word": float(max(map(len, split))),
-        "heuristic_symbols": max(prose.count("#"), ellipses) / len(words),
-        "heuristic_lettered_words": lettered / len(split) if spaced else None,
-        "heuristic_stop_words": float(len(stops.intersection(words))) if stops and spaced else None,
+        "heuristic_symbols": max(prose.count("#"), ellipses) / len(words.flat),
+        "heuristic_lettered_words": words.lettered / len(split) if spaced else None,
+        "heuristic_stop_words": float(len(stops.intersection(words.flat))) if stops and spaced else None,
         "heuristic_bullet_lines": len([1 for line in lines if line[0] in BULLET and line.startswith(BULLETS)]) / count,
         "heuristic_ellipsis_lines": ended / count,
         "heuristic_ended_lines": len([1 for line in lines if line[-1] in ENDS]) / count,
         "heuristic_short_lines": len([1 for length in lengths if length <= SHORT_LINE]) / count,
-        "heuristic_lines_per_word": (count - 1) / len(words),
+        "heuristic_lines_per_word": (count - 1) / len(words.flat),
         "heuristic_repeated_line_characters": 1.0 - sum(first.values()) / sum(lengths),
         "heuristic_sentences": float(len(SENTENCE_END.findall(prose))),
         "heuristic_curly_brackets": float(prose.count("{")),
-        "heuristic_lorem_ipsum": float("lorem ipsum" in prose.lower()),
+        "heuristic_lorem_ipsum": float("lorem ipsum" in words.lowered),
     }

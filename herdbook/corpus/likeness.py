@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from herdbook.corpus.engine import Engine
-from herdbook.corpus.measure import TOKENS, hash_words
 from herdbook.corpus.measured import Measured, read_shard, signatures
 from herdbook.corpus.minhash import shingles, similarity
 from herdbook.corpus.spill import gather
+from herdbook.corpus.words import TOKENS, hash_words
 
 COUNTED = 1 << 12
 """Pairs counted by one call."""

@@ -25,16 +25,12 @@ from herdbook.corpus.repetition import repetition
 from herdbook.corpus.repositories import is_generated, is_vendored
 from herdbook.corpus.settings import MeasureSettings
 from herdbook.corpus.urls import canonical
+from herdbook.corpus.words import Words, cut, hash_words
 
-VERSION = 9
+VERSION = 10
 """Raised when a measurement changes its meaning, so that older measurements are not taken for new ones."""
 
-# Languages written without spaces are counted by the character.
-UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f\u1000-\u109f\u1780-\u17ff"
-TOKENS = re.compile(f"[{UNSPACED}]|[^\\W_]+")
 NUMBER = re.compile(r"\d+")
-PLAIN_TOKENS = re.compile("[a-z0-9]+")
-"""The same of small letters within ASCII, which is quicker."""
 WORD = re.compile(r"[^\W_]+")
 BUCKETS = 1 << 14
 """Buckets of the token distribution; a word's bucket is its hash modulo this."""
@@ -44,25 +40,6 @@ LINE_NUMBERS = 3
 """Numbers from which a line is data and never looked up as boilerplate."""
 MIN_LINE_CHARACTERS = 15
 """Letters a line needs to be looked up as boilerplate; shorter ones are labels that prose and tables share."""
-
-
-class WordHashes(dict[str, int]):
-    """A word's 64-bit hash, remembered; most words of a shard have been seen before."""
-
-    def __missing__(self, word: str) -> int:
-        value = xxhash.xxh3_64_intdigest(word.encode())
-        if len(self) > 500_000:
-            self.clear()
-        self[word] = value
-        return value
-
-
-HASHES = WordHashes()
-
-
-def hash_words(words: list[str]) -> np.ndarray:
-    """Hashes (W,) uint64 of words."""
-    return np.fromiter(map(HASHES.__getitem__, words), np.uint64, len(words))
 
 
 def document_text(page: RawPage) -> tuple[str, str, list[str], list[str], str]:
@@ -82,12 +59,13 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
     """All columns of one page."""
     title, encoding, lines, kinds, kind = document_text(page)
     text = "\n".join(lines)
-    prose = text if "c" not in kinds else "\n".join(line for line, k in zip(lines, kinds) if k != "c")
-    prose_words = (PLAIN_TOKENS if prose.isascii() else TOKENS).findall(prose.lower())
+    prose = text if "c" not in kinds else "\n".join([line for line, k in zip(lines, kinds) if k != "c"])
+    words = cut(prose)
+    prose_words = words.flat
     prose_hashes = hash_words(prose_words)
     hashes, count = prose_hashes, len(prose_words)
     if prose is not text:
-        code_words = TOKENS.findall("\n".join(line for line, k in zip(lines, kinds) if k == "c").lower())
+        code_words = cut("\n".join([line for line, k in zip(lines, kinds) if k == "c"])).flat
         hashes, count = np.concatenate([prose_hashes, hash_words(code_words)]), count + len(code_words)
     spoken = languages(prose, settings.language_characters)
     if kind == "code" or len(prose_words) < 5 <= count:
@@ -112,9 +90,9 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
         "code_licence": page.licence or "",
         "code_share": 1.0 - len(prose) / len(text) if text else 0.0,
     }
-    unspaced = not prose.isascii() and _unspaced(prose_words[:2000])
+    unspaced = words.unspaced and _unspaced(prose_words[:2000])
     row.update(repetition(prose_hashes, prose, 2 if unspaced else 1))
-    row.update(heuristics(prose, prose_words, spoken.language, not unspaced))
+    row.update(heuristics(prose, words, spoken.language, not unspaced))
     row.update(code_columns(page, text) if kind == "code" else dict.fromkeys(CODE_COLUMNS))
     row.update(safety(prose, prose_words))
     row["duplicate_url_key"] = xxhash.xxh3_64_intdigest(canonical(page.url).encode("utf-8", "replace")) - 2**63
@@ -123,7 +101,7 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
     row["duplicate_signature"] = signature(items, settings.minhash_permutations).tobytes()
     found, counts = np.unique((prose_hashes % np.uint64(BUCKETS)).astype(np.uint16), return_counts=True)
     row["divergence_tokens"], row["divergence_counts"] = found, counts.astype(np.int32)
-    row["lines_hashes"] = line_hashes(lines, kinds)
+    row["lines_hashes"] = line_hashes(lines, kinds, words)
     row["lines_words"] = line_words(lines, kinds, kind)
     return row
 
@@ -161,19 +139,26 @@ def normal_line(line: str) -> str:
     return " ".join(WORD.findall(line.lower()))
 
 
-def line_hashes(lines: list[str], kinds: list[str]) -> np.ndarray:
-    """A hash (lines,) int64 per line; 0 for lines that are never taken for boilerplate.
+def line_hashes(
+    lines: list[str],
+    kinds: list[str],
+    words: Words,  # of the lines that are no code
+) -> np.ndarray:  # (lines,) int64
+    """A hash per line; 0 for lines that are never taken for boilerplate.
 
     Those are code, table rows, the page's heading, short labels, and lines with several numbers: they carry data.
     """
-    values = np.zeros(len(lines), dtype=np.int64)
-    for index, (line, kind) in enumerate(zip(lines, kinds)):
-        if kind != "t" or len(line) < MIN_LINE_CHARACTERS:
+    values = [0] * len(lines)
+    prose = (index for index, kind in enumerate(kinds) if kind != "c")
+    for index, pieces in zip(prose, words.lines):
+        line = lines[index]
+        if kinds[index] != "t" or len(line) < MIN_LINE_CHARACTERS:
             continue
-        normal = normal_line(line)
+        # Where characters stand for words, a line is compared by its runs of them.
+        normal = normal_line(line) if words.unspaced and not line.isascii() else " ".join(pieces)
         if len(normal) >= MIN_LINE_CHARACTERS and len(NUMBER.findall(normal)) < LINE_NUMBERS:
             values[index] = xxhash.xxh3_64_intdigest(normal.encode()) - 2**63
-    return values
+    return np.array(values, dtype=np.int64)
 
 
 def line_words(lines: list[str], kinds: list[str], kind: str) -> np.ndarray:

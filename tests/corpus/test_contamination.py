@@ -20,8 +20,8 @@ from herdbook.corpus.benchmarks import (
     read_questions,
 )
 from herdbook.corpus.contamination import Index, contamination
-from herdbook.corpus.measure import TOKENS
 from herdbook.corpus.why import why
+from herdbook.corpus.words import TOKENS
 from herdbook.settings import UserError
 from tests.support.shared import shared
 

@@ -17,8 +17,8 @@ from herdbook.corpus import dedup, spill
 from herdbook.corpus.daft_engine import Dataframes, here
 from herdbook.corpus.engine import Engine, Native
 from herdbook.corpus.likeness import Signatures
-from herdbook.corpus.measure import TOKENS, hash_words
 from herdbook.corpus.minhash import band_keys, shingles, signature, similarity
+from herdbook.corpus.words import TOKENS, hash_words
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "klmnrst"]
 

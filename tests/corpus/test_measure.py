@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +18,6 @@ from herdbook.corpus.language import identify
 from herdbook.corpus.lines import Buckets, line_keys, once_per_document, removed_lines
 from herdbook.corpus.measure import (
     BUCKETS,
-    hash_words,
     line_hashes,
     measure,
     schema,
@@ -24,6 +25,7 @@ from herdbook.corpus.measure import (
 from herdbook.corpus.read import RawPage
 from herdbook.corpus.repetition import covered_shares, top_share, word_entropy
 from herdbook.corpus.settings import MeasureSettings
+from herdbook.corpus.words import cut, hash_words
 from tests.corpus.crawls import html
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=40)
@@ -147,9 +149,15 @@ def test_lines_that_are_data_or_code_are_never_boilerplate() -> None:
         "Menu",
         "The heading of it all",
     ]
-    found = line_hashes(lines, ["t", "c", "t", "t", "h"])
+    found = line_hashes(lines, ["t", "c", "t", "t", "h"], cut("\n".join(lines[:1] + lines[2:])))
     assert found[0] != 0 and not found[1:].any()
-    assert line_hashes(["WE USE cookies, to make this site better"], ["t"])[0] == found[0]
+    shouted = "WE USE cookies, to make this site better"
+    assert line_hashes([shouted], ["t"], cut(shouted))[0] == found[0]
+    for line in (lines[0], "Nous utilisons des « témoins » ici.", "Debian的未來、発展は続きます。安定版"):
+        assert (
+            line_hashes([line, ""], ["t", "t"], cut(f"{line}\n"))[0]
+            == xxhash.xxh3_64_intdigest(" ".join(re.findall(r"[^\W_]+", line.lower())).encode()) - 2**63
+        )
 
 
 def test_lines_are_counted_once_per_document_and_within_a_language(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
-from herdbook.corpus.measure import TOKENS, hash_words
 from herdbook.corpus.quality.settings import LinearSettings
+from herdbook.corpus.words import TOKENS, hash_words
 
 LETTERS_A_WORD = 8
 _MIX = np.uint64(0x9E3779B97F4A7C15)
