@@ -52,7 +52,7 @@ def heuristics(
 ) -> dict[str, float | None]:
     """The columns of a text without code; None where there is nothing to measure."""
     lines = [line for piece in prose.split("\n") if (line := piece.strip())]
-    split = prose.split()
+    split = words.pieces
     if not lines or not words.flat:
         return dict.fromkeys(COLUMNS)
     count = len(lines)
@@ -66,7 +66,7 @@ def heuristics(
         "heuristic_longest_word": float(max(map(len, split))),
         "heuristic_symbols": max(prose.count("#"), ellipses) / len(words.flat),
         "heuristic_lettered_words": words.lettered / len(split) if spaced else None,
-        "heuristic_stop_words": float(len(stops.intersection(words.flat))) if stops and spaced else None,
+        "heuristic_stop_words": float(len(stops.intersection(words.vocabulary))) if stops and spaced else None,
         "heuristic_bullet_lines": len([1 for line in lines if line[0] in BULLET and line.startswith(BULLETS)]) / count,
         "heuristic_ellipsis_lines": ended / count,
         "heuristic_ended_lines": len([1 for line in lines if line[-1] in ENDS]) / count,

@@ -18,7 +18,7 @@ from herdbook.corpus.extract import extract
 from herdbook.corpus.heuristics import COLUMNS, heuristics
 from herdbook.corpus.language import Languages, languages
 from herdbook.corpus.minhash import shingles, signature
-from herdbook.corpus.patterns import count_adult
+from herdbook.corpus.patterns import ADULT, count_adult
 from herdbook.corpus.personal import count_personal
 from herdbook.corpus.read import RawPage
 from herdbook.corpus.repetition import repetition
@@ -94,7 +94,7 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
     row.update(repetition(prose_hashes, prose, 2 if unspaced else 1))
     row.update(heuristics(prose, words, spoken.language, not unspaced))
     row.update(code_columns(page, text) if kind == "code" else dict.fromkeys(CODE_COLUMNS))
-    row.update(safety(prose, prose_words))
+    row.update(safety(prose, words))
     row["duplicate_url_key"] = xxhash.xxh3_64_intdigest(canonical(page.url).encode("utf-8", "replace")) - 2**63
     row["duplicate_exact_key"] = xxhash.xxh3_64_intdigest(hashes.tobytes()) - 2**63
     items = shingles(hashes, settings.shingle_words)
@@ -121,13 +121,13 @@ def code_columns(page: RawPage, text: str) -> dict[str, float | None]:
     return dict(zip(CODE_COLUMNS, marks))
 
 
-def safety(text: str, words: list[str]) -> dict[str, float]:
+def safety(text: str, words: Words) -> dict[str, float]:
     """Counts and shares of adult words and of personal data."""
-    total = max(len(words), 1)
-    adult = count_adult(words)
+    total = max(len(words.flat), 1)
+    adult = 0 if ADULT.isdisjoint(words.vocabulary) else count_adult(words.flat)
     # Once or twice proves nothing, however short the page.
     row: dict[str, float] = {"adult_words": adult, "adult_share": adult / total if adult >= LEAST_HITS else 0.0}
-    personal = count_personal(text)
+    personal = count_personal(text, words)
     row.update({f"pii_{name}": count for name, count in personal.items()})
     row["pii_items"] = sum(personal.values())
     row["pii_share"] = row["pii_items"] / total if row["pii_items"] >= LEAST_HITS else 0.0
@@ -197,7 +197,7 @@ def schema(settings: MeasureSettings) -> pa.Schema:
     kinds |= dict.fromkeys(("length_characters", "length_words", "length_lines"), pa.int64())
     kinds |= {name: pa.float64() for name in repetition(np.zeros(0, np.uint64), "")}
     kinds |= dict.fromkeys((*COLUMNS, *CODE_COLUMNS), pa.float64())
-    kinds |= {name: pa.float64() if name.endswith("share") else pa.int64() for name in safety("", [])}
+    kinds |= {name: pa.float64() if name.endswith("share") else pa.int64() for name in safety("", cut(""))}
     kinds |= {"duplicate_url_key": pa.int64(), "duplicate_exact_key": pa.int64()}
     kinds |= {"duplicate_signature": pa.binary(4 * settings.minhash_permutations)}
     kinds |= {"divergence_tokens": pa.list_(pa.uint16()), "divergence_counts": pa.list_(pa.int32())}

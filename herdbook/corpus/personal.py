@@ -11,9 +11,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Any
 
 from herdbook.corpus.identities import IDENTITY, is_identity
 from herdbook.corpus.secrets import PRIVATE_KEY, QUOTED, SECRET, STARTS, TOKEN_START, is_secret, may_hold_secret
+from herdbook.corpus.words import Words, cut
 
 EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.)+[a-zA-Z]{2,24}\b")
 PHONE = re.compile(
@@ -37,10 +39,25 @@ ENGLISH_STREET = re.compile(
     r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Way|Court|Ct|Place|Pl)\b"
 )
 GERMAN_STREET = re.compile(rf"[A-ZÄÖÜ](?<!\w.)[\wäöüß-]+(?:{'|'.join(_GERMAN)})\s+\d{{1,4}}\b")
-ROMANCE_STREET = re.compile(r"\b(?:rue|calle|via|avenida)\s+(?:[\w'-]+\s+){1,4}\d{1,4}\b")
-DIGIT = re.compile(r"\d")
-MARK = re.compile(r"\d[\d \xa0.()+-]{5}|::?[0-9a-fA-F]{1,4}:|\d\d[A-Z]\d\d[A-Z]|@")
-"""What a line has in it that holds anything but an address of a street or a token; most lines have none."""
+ROMANCE_STREET = re.compile(
+    r"[acrv](?<!\w.)(?:(?<=r)ue|(?<=c)alle|(?<=v)ia|(?<=a)venida)\s+(?:[\w'-]+\s+){1,4}\d{1,4}\b"
+)
+_SPACED = bytes(code for code in range(256) if chr(code) in ".()+-" or (chr(code).isspace() and chr(code) != "\n"))
+SHAPES = bytes.maketrans(
+    bytes(range(48, 58)) + bytes(range(65, 91)) + _SPACED, b"0" * 10 + b"A" * 26 + b" " * len(_SPACED)
+)
+"""Digits as 0, capitals as A, spaces and signs between groups of digits as a space."""
+MARKED_SHAPES = (
+    re.compile(rb"0(?:(?: {0,2}0){6}|0{0,2} 0{1,3} 0{1,3} 0|0{5}A000|0A00A)"),
+    re.compile(rb"::?[0a-fA]{1,4}:"),
+    re.compile(b"@"),
+)
+"""What a line has in it, in shapes, that holds anything but an address of a street or a token; most lines have none.
+Each begins with one character, which is looked for at the speed of memory."""
+ENGLISH_SHAPE = re.compile(rb"0{1,5}[ \n?]+A")
+LONG = 20
+"""Characters without a space between them that a token or a quoted secret has at least."""
+LONG_QUOTED = re.compile(f"[\"'][A-Za-z0-9+/_=-]{{{LONG}}}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,11 @@ def _always(_: str) -> bool:
     return True
 
 
+def _having(pattern: str) -> Callable[[str], bool]:
+    search = re.compile(pattern).search
+    return lambda whole: search(whole) is not None
+
+
 def _any_of(words: Iterable[str]) -> Callable[[str], bool]:
     known = tuple(words)
     return lambda whole: any(word in whole for word in known)
@@ -105,10 +127,10 @@ KINDS = (
     Kind("emails", EMAIL, _always, _with("@")),
     Kind("secrets", SECRET, is_secret, may_hold_secret),
     Kind("secrets", PRIVATE_KEY, _always, _with("PRIVATE KEY")),
-    Kind("cards", CARD, luhn, _always),
+    Kind("cards", CARD, luhn, _having(r"\d[\d -]{11}")),
     Kind("ibans", IBAN, valid_iban, _always),
-    Kind("ids", IDENTITY, is_identity, _always),
-    Kind("ips", IPV4, is_public_address, _always),
+    Kind("ids", IDENTITY, is_identity, _having(r"\d[\d .+A-Z-]{7}")),
+    Kind("ips", IPV4, is_public_address, _having(r"\d\.\d{1,3}\.\d{1,3}\.\d")),
     Kind("ips", IPV6, is_public_address, _with(":")),
     Kind("phones", PHONE, is_phone, _always),
     Kind("addresses", ENGLISH_STREET, _always, _always),
@@ -116,7 +138,6 @@ KINDS = (
     Kind("addresses", ROMANCE_STREET, _always, _any_of(word + space for word in _ROMANCE for space in " \t\n\xa0")),
 )
 """In the order in which they claim their characters: a card number is no telephone number."""
-STREETS = tuple(kind for kind in KINDS if kind.name == "addresses")
 NAMES = tuple(dict.fromkeys(kind.name for kind in KINDS))
 
 
@@ -140,26 +161,49 @@ def find_personal(text: str, kinds: Iterable[str] = NAMES) -> Iterator[tuple[str
                 yield kind.name, start, end
 
 
-def count_personal(text: str) -> dict[str, int]:
-    """How many of each kind of personal data a text holds."""
+def count_personal(text: str, words: Words | None = None) -> dict[str, int]:
+    """How many of each kind of personal data a text holds; `words` are the text's, where they are cut already."""
     counts = dict.fromkeys(NAMES, 0)
-    for name, _, _ in find_personal(marked_lines(text), NAMES[:-1]):
+    words = words or cut(text)
+    for digit in words.digits:  # those of other scripts count as ours
+        text = text.replace(digit, str(int(digit)))
+    shapes = text.encode("latin-1", "replace").translate(SHAPES)
+    marks: list[tuple[Any, re.Pattern[Any]]] = [(shapes, pattern) for pattern in MARKED_SHAPES]
+    long = " ".join([piece for piece in words.pieces if len(piece) >= LONG])
+    if LONG_QUOTED.search(long) or any(start in long for start in STARTS):
+        marks += [(text, QUOTED), (text, TOKEN_START)]
+    for name, _, _ in find_personal(marked_lines(text, marks), NAMES[:-1]):
         counts[name] += 1
-    if DIGIT.search(text):
-        counts["addresses"] = sum(1 for kind in STREETS if kind.gate(text) for _ in kind.shape.finditer(text))
+    if b"0" in shapes:
+        counts["addresses"] = count_streets(text, shapes, words)
     if "PRIVATE KEY" in text:
         counts["secrets"] += sum(1 for _ in PRIVATE_KEY.finditer(text))
     return counts
 
 
-def marked_lines(text: str) -> str:
-    """The lines of a text that may hold something personal but street addresses, which has less to look at."""
+def count_streets(text: str, shapes: bytes, words: Words) -> int:
+    """How many street addresses a text holds."""
+    count = end = 0
+    for shape in ENGLISH_SHAPE.finditer(shapes):
+        if shape.start() >= end and (match := ENGLISH_STREET.match(text, shape.start())):
+            count, end = count + 1, match.end()
+    if any(ending in text for ending in _GERMAN):
+        count += sum(1 for _ in GERMAN_STREET.finditer(text))
+    if not words.vocabulary.isdisjoint(_ROMANCE):
+        count += sum(1 for _ in ROMANCE_STREET.finditer(text))
+    return count
+
+
+def marked_lines(
+    text: str,
+    marks: Iterable[tuple[Any, re.Pattern[Any]]],  # the text or its shapes, and what to look for in it
+) -> str:
+    """The lines of a text in which there is one of the marks."""
     starts = {}
-    patterns = [MARK, QUOTED] + ([TOKEN_START] if any(start in text for start in STARTS) else [])
-    for pattern in patterns:
-        match = pattern.search(text)
+    for place, pattern in marks:
+        match = pattern.search(place)
         while match:
             start, end = text.rfind("\n", 0, match.start()) + 1, text.find("\n", match.start())
             starts[start] = end if end >= 0 else len(text)
-            match = pattern.search(text, end) if end >= 0 else None
-    return "\n".join(text[start:end] for start, end in sorted(starts.items()))
+            match = pattern.search(place, end) if end >= 0 else None
+    return "\n".join([text[start:end] for start, end in sorted(starts.items())])

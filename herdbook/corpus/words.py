@@ -40,11 +40,20 @@ class Words(NamedTuple):
     flat: list[str]
     """All of them in a row."""
 
+    vocabulary: frozenset[str]
+    """The different ones."""
+
+    pieces: list[str]
+    """What stands between white space, as it is written."""
+
     lowered: str
     """The text in small letters."""
 
     lettered: int
     """How many pieces between white space have a letter."""
+
+    digits: list[str]
+    """The different decimal digits beyond ASCII."""
 
     unspaced: bool
     """Whether there is any character of a script without spaces."""
@@ -53,28 +62,25 @@ class Words(NamedTuple):
 def cut(text: str) -> Words:
     """The words of a text: what TOKENS finds in it in small letters, line by line."""
     lowered = plain = text.lower()
-    singles: set[str] = set()
-    others: list[str] = []
+    pieces = text.split()
+    beyond: set[str] = set()
     if not plain.isascii():
         beyond = set(plain.encode("utf-8", "replace").translate(None, _ASCII).decode())
-        singles = set(SINGLE.findall("".join(beyond)))
-        if len(singles) > FEW:
-            lettered = sum(LETTER.search(piece) is not None for piece in plain.split())
-            return _words([TOKENS.findall(line) for line in plain.split("\n")], lowered, lettered, True)
-        others = [sign for sign in singles if not sign.isalnum()]
-        others += [sign for sign in beyond if sign.isdecimal()]
+    singles = set(SINGLE.findall("".join(beyond)))
+    digits = [sign for sign in beyond if sign.isdecimal()]
+    if len(singles) > FEW:
+        lettered = sum(LETTER.search(piece) is not None for piece in pieces)
+        lines = [TOKENS.findall(line) for line in plain.split("\n")]
+    else:
         for sign in beyond - singles:
             if not sign.isalnum():
                 plain = plain.replace(sign, " " if sign.isspace() else "_")
-    lettered = _lettered(plain, others)
-    for single in singles:
-        plain = plain.replace(single, f" {single} ")
-    lines = plain.encode("utf-8", "replace").translate(PARTED).decode().split("\n")
-    return _words(list(map(str.split, lines)), lowered, lettered, bool(singles))
-
-
-def _words(lines: list[list[str]], lowered: str, lettered: int, unspaced: bool) -> Words:
-    return Words(lines, list(chain.from_iterable(lines)), lowered, lettered, unspaced)
+        lettered = _lettered(plain, digits + [sign for sign in singles if not sign.isalnum()])
+        for single in singles:
+            plain = plain.replace(single, f" {single} ")
+        lines = list(map(str.split, plain.encode("utf-8", "replace").translate(PARTED).decode().split("\n")))
+    flat = list(chain.from_iterable(lines))
+    return Words(lines, flat, frozenset(flat), pieces, lowered, lettered, digits, bool(singles))
 
 
 def _lettered(plain: str, others: list[str]) -> int:

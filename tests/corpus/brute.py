@@ -19,10 +19,11 @@ from herdbook.corpus.divergence import (
     LEAST_TOKENS,
     standard_excess,
 )
-from herdbook.corpus.measure import BUCKETS, TOKENS
+from herdbook.corpus.measure import BUCKETS
 from herdbook.corpus.minhash import band_keys
 from herdbook.corpus.rules import active_rules
 from herdbook.corpus.settings import CurateSettings
+from herdbook.corpus.words import TOKENS
 
 CROSS = {"divergence_kl", "divergence_excess", "language_evidence", "duplicate_url_newer", "duplicate_exact_better"}
 CROSS |= {"duplicate_near_similarity", "lines_words_left", "domain_blocked", "domain_adult"}

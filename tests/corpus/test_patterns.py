@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herdbook.corpus.patterns import ADULT, count_adult
-from herdbook.corpus.personal import NAMES, count_personal, find_personal, luhn, valid_iban
+from herdbook.corpus.personal import KINDS, NAMES, count_personal, find_personal, luhn, valid_iban
 
 FOUND = [
     ("write to anna.b+x@mail.example.org today", "emails"),
@@ -125,7 +125,10 @@ def test_items_never_overlap_and_stand_where_they_are_said_to(before: str, item:
 
 
 @given(
-    st.lists(st.sampled_from([t for t, _ in FOUND] + IDENTITIES + SECRETS + ["a line", "12 Mill", "x::y"]), max_size=9)
+    st.lists(
+        st.sampled_from([t for t, _ in FOUND] + IDENTITIES + SECRETS + ["a line", "12 Mill", "x::y", "12345678Z"]),
+        max_size=9,
+    )
 )
 def test_looking_at_marked_lines_alone_finds_as_much_as_looking_at_all(lines: list[str]) -> None:
     text = "\n".join(lines)
@@ -133,6 +136,23 @@ def test_looking_at_marked_lines_alone_finds_as_much_as_looking_at_all(lines: li
     for name, _, _ in find_personal(text):
         counts[name] += 1
     assert count_personal(text) == counts
+
+
+STREET_PARTS = [
+    "12", "7 ", "123456", "A.5", "Mill", "Lane", "Oak", "Street", "Old\u2003Way", "3\u2003Hill", "5\nHigh", "rue",
+    "via", "de la", "Altweg", "Hauptstraße",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(STREET_PARTS), max_size=12).map(" ".join))
+def test_streets_are_counted_as_their_patterns_find_them(text: str) -> None:
+    found = sum(len(kind.shape.findall(text)) for kind in KINDS if kind.name == "addresses")
+    assert count_personal(text)["addresses"] == found
+
+
+def test_digits_of_other_scripts_count_as_ours() -> None:
+    counts = count_personal("call +٤٤ ٧٧٠٠ ٩٠٠١٢٣ or go to ۱۲ Mill Lane")
+    assert counts == {**dict.fromkeys(NAMES, 0), "phones": 1, "addresses": 1}
 
 
 def test_a_private_key_is_one_secret() -> None:
