@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from herdbook.corpus.phrases import LONGEST, other_stories
+from herdbook.corpus.phrases import LONGEST, STARTS, other_stories
 from herdbook.corpus.tree import CODE, DROP, TELLING, Tree, attributes
 from herdbook.corpus.tree import names as _names
 
@@ -30,7 +30,10 @@ ASIDES = _names("aside menu")
 ROLES = _names("navigation banner contentinfo complementary search dialog alert alertdialog menu menubar toolbar")
 LINK_BOXES = _names("ul ol dl div section table td p header form center figure h2 h3 h4")
 LISTS = _names("ul ol dl p h2 h3 h4")
+JUDGED = NEVER_CONTENT | ASIDES | LINK_BOXES
+"""Elements that may be boilerplate whatever their attributes say."""
 CONTENT_TAGS = frozenset({"article", "main"})
+PERMALINK = frozenset({"¶", "#", "§", "🔗", "\uf0c1"})
 
 # Words that name boilerplate wherever they stand in a class or id…
 ANYWHERE = (
@@ -118,17 +121,19 @@ def _traits(telling: tuple[tuple[str, str], ...]) -> Traits:
     found = dict(reversed(telling))
     name = found.get("class", "")
     hidden = "hidden" in found or found.get("aria-hidden") == "true" or HIDDEN.search(found.get("style", ""))
-    return Traits(
+    all_of = Traits(
         found.get("role") in ROLES,
         bool(hidden),
         any(map(names_boilerplate, name.split())) or names_boilerplate(found.get("id", "")),
         POSTS.search(name) is not None,
         BESIDE.search(name) is not None,
     )
+    return all_of if any(all_of) else PLAIN
 
 
+@lru_cache(1 << 14)
 def traits(markup: str) -> Traits:
-    """Traits by the attributes of a tag."""
+    """Traits by a tag with its attributes."""
     telling = TELLING.findall(markup)
     return _traits(tuple(telling)) if telling else PLAIN
 
@@ -139,6 +144,7 @@ class Page:
     def __init__(self, tree: Tree, rules: ExtractRules) -> None:
         self.tree, self.rules = tree, rules
         self.tags, self.parents, self.ends, self.opens = tree.tags, tree.parents, tree.ends, tree.opens
+        self.headings = [i for i, tag in enumerate(self.tags) if tag in HEADINGS]
         self.total = 1
         self._add_up()
         if self.paragraphs[0] < rules.paragraph_share * (self.text[0] - self.links[0]):
@@ -151,21 +157,35 @@ class Page:
         links, paragraphs, anchors = [0] * count, [0] * count, [0] * count
         for i, (linked, number) in self.tree.code_links.items():
             links[i], anchors[i] = linked, number
-        for i in range(count - 1, -1, -1):
-            tag = tags[i]
+        for i in range(count - 1, 0, -1):
+            tag, size, parent = tags[i], text[i], parents[i]
             if tag == "a":
-                links[i], anchors[i] = text[i], 1
+                anchors[parent] += 1
+                links[i] = size
+                if size == 1:
+                    self._permalink(i)
+            elif anchors[i]:
+                anchors[parent] += anchors[i]
+            if not size:
+                continue
+            text[parent] += size
+            if links[i]:
+                links[parent] += links[i]
             if tag in PARAGRAPH:
-                paragraphs[i] = max(paragraphs[i], text[i] - links[i])
+                paragraphs[i] = max(paragraphs[i], size - links[i])
             elif own_text is not None and own[i] >= own_text and tag != "a":
                 paragraphs[i] += own[i]
-            parent = parents[i]
-            if parent >= 0:
-                text[parent] += text[i]
-                links[parent] += links[i]
-                anchors[parent] += anchors[i]
+            if paragraphs[i]:
                 paragraphs[parent] += paragraphs[i]
+        if own_text is not None and count and own[0] >= own_text:
+            paragraphs[0] += own[0]
         self.text, self.links, self.paragraphs, self.anchors = text, links, paragraphs, anchors
+
+    def _permalink(self, i: int) -> None:
+        """A link of one sign beside a heading is no text."""
+        first = self.opens[i]
+        if self.tree.closes[i] == first + 1 and self.tree.texts[first].strip() in PERMALINK:
+            self.tree.texts[first] = ""
 
     def gone(self, i: int) -> bool:
         """Whether an element itself was left out."""
@@ -176,14 +196,17 @@ class Page:
 
     def prune(self) -> None:
         """Mark what is left out, from the top down, and take its paragraph text off its ancestors."""
-        text, ends = self.text, self.ends
+        text, ends, tags, opens, markup = self.text, self.ends, self.tags, self.opens, self.tree.markup
         total = self.total = max(self.paragraphs[0], 1)
         self.held = self.paragraphs.copy()
         i, count = 1, len(text)
         while i < count:
             if not text[i]:  # nothing to leave out
                 i = ends[i]
-            elif self._boilerplate(i, self.held[i] / total):
+                continue
+            tag, attributes = tags[i], markup[opens[i]]
+            found = traits(attributes) if len(attributes) > len(tag) else PLAIN
+            if (found is not PLAIN or tag in JUDGED) and self._boilerplate(i, tag, found, self.held[i] / total):
                 self._leave_out(i)
                 held, up = self.held[i], self.parents[i]
                 while up >= 0 and held:
@@ -193,14 +216,13 @@ class Page:
             else:
                 i += 1
 
-    def _boilerplate(self, i: int, share: float) -> bool:
-        tag, rules = self.tags[i], self.rules
-        if tag in CODE or tag == "code":
+    def _boilerplate(self, i: int, tag: str, found: Traits, share: float) -> bool:
+        rules = self.rules
+        if tag in CODE:
             return False
         if (tag in NEVER_CONTENT and share <= rules.never_share) or (tag in ASIDES and share <= rules.tag_share):
             return True
-        markup = self.tree.markup[i]
-        if markup and self._named(i, tag, traits(markup), share):
+        if found is not PLAIN and self._named(i, tag, found, share):
             return True
         # What wraps the whole of a page with little text is judged by its parts.
         return tag in LINK_BOXES and (share <= rules.tag_share or tag in LISTS) and self._only_links(i, tag)
@@ -219,8 +241,6 @@ class Page:
         return self.anchors[i] >= rules.many_links or self.tags[self.parents[i]] not in ("li", "td", "dd")
 
     def _named(self, i: int, tag: str, found: Traits, share: float) -> bool:
-        if found is PLAIN:
-            return False
         rules = self.rules
         if found.landmark and share <= rules.tag_share:
             return True
@@ -240,7 +260,7 @@ class Page:
     def _thread(self, i: int) -> int:
         """Paragraph text of an element and those beside it that are posts too."""
         beside = self._children(self.parents[i])
-        return sum(self.held[j] for j in beside if traits(self.tree.markup[j]).posts)
+        return sum(self.held[j] for j in beside if traits(self.tree.markup[self.opens[j]]).posts)
 
     def _children(self, i: int) -> Iterator[int]:
         """The rows of an element's children."""
@@ -266,8 +286,8 @@ class Page:
     def drop_teasers(self) -> None:
         """Leave out rows of teasers: three or more siblings that are little more than a linked heading each."""
         groups: dict[tuple[int, str], dict[int, None]] = {}
-        for i, tag in enumerate(self.tags):
-            if tag in HEADINGS and self._linked(i):
+        for i in self.headings:
+            if self._linked(i):
                 card = self._card(i)
                 if card > 0:
                     groups.setdefault((self.parents[card], self.tags[card]), {})[card] = None
@@ -281,12 +301,13 @@ class Page:
         """Leave out what a heading says are other stories or comments: up to the next heading beside it."""
         texts, text = self.tree.texts, self.text
         limit = max(self.rules.tag_share * self.paragraphs[0], self.paragraphs[0] - self.rules.article)
-        for i, tag in enumerate(self.tags):
-            if not 3 < text[i] <= LONGEST or tag not in ANNOUNCERS or self.gone(i):
-                continue
+        short = [i for i, (tag, size) in enumerate(zip(self.tags, text)) if 3 < size <= LONGEST and tag in ANNOUNCERS]
+        for i in short:
             first = self.opens[i]
-            line = "".join(texts[first : self.tree.closes[i]]) if tag in HEADINGS else texts[first]
-            if not other_stories(" ".join(line.split())):
+            line = "".join(texts[first : self.tree.closes[i]]) if self.tags[i] in HEADINGS else texts[first]
+            if not line or line.lstrip()[:3].lower() not in STARTS:
+                continue
+            if not other_stories(" ".join(line.split())) or self.gone(i):
                 continue
             while self.parents[i] > 0 and text[self.parents[i]] == text[i]:
                 i = self.parents[i]  # alone in its box: it is the box that stands over the stories
@@ -303,7 +324,9 @@ class Page:
         """Whether a heading leads to another page: it holds a link, or stands in one."""
         up = self.parents[i]
         links = [up] if self.tags[up] == "a" else [j for j in range(i, self.ends[i]) if self.tags[j] == "a"]
-        return bool(links) and not (attributes(self.tree.markup[links[0]]).get("href") or "#").startswith("#")
+        return bool(links) and not (attributes(self.tree.markup[self.opens[links[0]]]).get("href") or "#").startswith(
+            "#"
+        )
 
     def _card(self, i: int) -> int:
         """The largest element around a heading that is still no longer than a teaser."""
@@ -313,8 +336,8 @@ class Page:
 
     def drop_empty_headings(self) -> None:
         """Leave out headings whose section is gone: up to the next heading nothing follows but what was left out."""
-        for i, tag in enumerate(self.tags):
-            if tag in HEADINGS and not self.gone(i) and self._section_gone(self.tree.closes[i]):
+        for i in self.headings:
+            if not self.gone(i) and self._section_gone(self.tree.closes[i]):
                 self._leave_out(i)
 
     def _section_gone(self, token: int) -> bool:
@@ -333,12 +356,12 @@ class Page:
 
     def heading_outside(self, scope: int) -> int | None:
         """The page's one h1 when narrowing left it out: the title belongs to the text."""
-        headings = [i for i, tag in enumerate(self.tags) if tag == "h1"]
-        if len(headings) != 1 or not scope or scope <= headings[0] < self.ends[scope]:
+        heading = self.tags.index("h1") if scope and self.tags.count("h1") == 1 else None
+        if heading is None or scope <= heading < self.ends[scope]:
             return None
-        up = headings[0]
+        up = heading
         while up >= 0:
             if self.gone(up):
                 return None
             up = self.parents[up]
-        return headings[0]
+        return heading

@@ -7,7 +7,6 @@ block, code verbatim, a table row as one line, formulas as LaTeX or read out. Ma
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from herdbook.corpus.boilerplate import BLOCK, ExtractRules, Page
@@ -19,10 +18,9 @@ from herdbook.corpus.tree import CODE, Tree, attributes
 DEEPEST = 200
 """Tags from which a page without text is taken for one nested deeper than the parser goes."""
 RULES = ExtractRules()
-TAGS = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+TAGS = re.compile("<[^<>]*>")
 COPYRIGHT = re.compile(r"(?:©|\(c\)\s|copyright\b(?:\s*©|\s*\(c\))?\s+(?:\d{4}|by\b))", re.I)
 MATH_IMAGE = re.compile(r"(?:^|[^a-z])(?:math|tex|latex|equation|formula|mwe-math)", re.IGNORECASE)
-PERMALINK = frozenset({"¶", "#", "§", "🔗", "\uf0c1"})
 
 
 @dataclass
@@ -46,7 +44,8 @@ class Extracted:
 
 def extract(html: str, rules: ExtractRules = RULES) -> Extracted:
     """The content of a page. Never raises for a page's sake: one without content gives no lines."""
-    tree = Tree(strip(html))
+    html = strip(html)
+    tree = Tree(html)
     writer = _Writer(tree)
     found = False
     if tree.tags:
@@ -68,14 +67,12 @@ def extract(html: str, rules: ExtractRules = RULES) -> Extracted:
     return result
 
 
-FLUSH, HEAD, HEAD_END, ROW, BREAK, SPACE, IMAGE, FORMULA, LINK, VERBATIM = range(1, 11)
+FLUSH, HEAD, HEAD_END, ROW, ROW_END, CELL, BREAK, SPACE, IMAGE, FORMULA, VERBATIM, GONE = range(1, 13)
 ACTIONS = {form.format(tag): FLUSH for tag in BLOCK for form in ("{}", "/{}", "{}/")}
 ACTIONS |= dict.fromkeys(CODE, VERBATIM) | dict.fromkeys(("button", "select", "input", "input/"), SPACE)
-ACTIONS |= {"h1": HEAD, "/h1": HEAD_END, "tr": ROW, "br/": BREAK, "img/": IMAGE, "math": FORMULA}
-ACTIONS["a"] = LINK
+ACTIONS |= {"h1": HEAD, "/h1": HEAD_END, "br/": BREAK, "img/": IMAGE, "math": FORMULA}
+ACTIONS |= {"tr": ROW, "/tr": ROW_END} | dict.fromkeys(("td", "/td", "th", "/th"), CELL)
 """What a token calls for; all others only go on with the line."""
-CELL = -1
-"""Marks the token that ends a table's cell among those left out."""
 Lines = tuple[list[str], list[str]]
 
 
@@ -87,6 +84,7 @@ class _Writer:
         self.lines: list[str] = []
         self.kinds: list[str] = []
         self.buffer: list[str] = []
+        """What the line under way holds besides the texts not looked at yet."""
         self.rows: list[tuple[Lines, list[Lines]]] = []
         """Of each table row that is open: the lines around it, and its cells so far."""
         self.kind = "t"
@@ -94,30 +92,31 @@ class _Writer:
     def write(self, row: int) -> None:
         """Write an element of the tree."""
         tree, buffer = self.tree, self.buffer
-        names, texts, gone, action_of = tree.names, tree.texts, tree.gone, ACTIONS.get
-        token, last = tree.opens[row], tree.closes[row]
-        while token < last:
-            if token in gone:
-                if gone[token] == CELL:
-                    token = self._end_cell(token)
-                    continue
-                token = gone[token]
-            elif action := action_of(names[token]):
-                if action == FLUSH:
-                    if buffer:
-                        self._flush()
-                elif action == LINK:
-                    if names[token + 1] == "/a" and texts[token].strip() in PERMALINK:
-                        token += 1
-                elif action == ROW:
-                    token = self._start_row(token)
-                    continue
-                else:
-                    self._act(action, token)
-            if texts[token]:
-                buffer.append(texts[token])
-            token += 1
+        texts, gone, here, last = tree.texts, tree.gone, tree.opens[row], tree.closes[row]
+        actions = list(map(ACTIONS.get, tree.names[:last]))
+        for token in gone:
+            if token < last:
+                actions[token] = GONE
+        left_out = here - 1  # up to this token
+        for token, action in enumerate(actions):
+            if not action or token <= left_out:
+                continue
+            if action == FLUSH and not buffer:
+                text = texts[here] if token == here + 1 else "".join(texts[here:token])
+                if text and not text.isspace():
+                    self._line(text)
+                here = token
+                continue
+            buffer += texts[here:token]
+            if action == GONE:
+                here = left_out = gone[token]
+                continue
+            here = token
+            self._act(action, token)
+        buffer += texts[here:last]
         self._flush()
+        while self.rows:
+            self._end_row()
         self.kind = "t"
 
     def _act(self, action: int, token: int) -> None:
@@ -130,17 +129,29 @@ class _Writer:
             self._image(token)
         elif action == FORMULA:
             self.buffer.append(f" {self.tree.whole.get(token, '')} ")
-        elif action == VERBATIM:
-            self._flush()
-            self._code(token)
         else:
             self._flush()
-            self.kind = "h" if action == HEAD else "t"
+            if action == VERBATIM:
+                self._code(token)
+            elif action == ROW:
+                self.rows.append(((self.lines, self.kinds), []))
+                self.lines, self.kinds = [], []
+            elif action == CELL:
+                self._end_cell()
+            elif action == ROW_END:
+                self._end_row()
+            elif action != FLUSH:
+                self.kind = "h" if action == HEAD else "t"
 
     def _flush(self) -> None:
-        """End a block: its lines, without what is no text."""
+        """End a block."""
         text = "".join(self.buffer)
         self.buffer.clear()
+        if text:
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        """Lines of a block, without what is no text."""
         for piece in text.split("\x00") if "\x00" in text else (text,):
             words = piece.split()
             if words:
@@ -151,7 +162,7 @@ class _Writer:
 
     def _image(self, token: int) -> None:
         """An image of a formula is its alternative text."""
-        found = attributes(self.tree.whole[token])
+        found = attributes(self.tree.markup[token])
         alt = found.get("alt", "").strip()
         if not alt:
             return
@@ -166,45 +177,17 @@ class _Writer:
             self.lines += found
             self.kinds += ["c"] * len(found)
 
-    def _start_row(self, token: int) -> int:
-        """Begin a table row; returns the token to go on with."""
-        self._flush()
-        self.rows.append(((self.lines, self.kinds), []))
-        return self._next_cell(token + 1)
-
-    def _next_cell(self, token: int) -> int:
-        """Begin the next cell of the row, or end the row; returns the token to go on with."""
-        tree = self.tree
-        while (name := tree.names[token])[0] != "/":
-            if token in tree.gone:
-                token = tree.gone[token]
-            elif name in CODE or name[-1] != "/":
-                self.lines, self.kinds = [], []
-                row = bisect_left(tree.opens, token)
-                if name not in CODE and tree.opens[row] == token:
-                    tree.gone[tree.closes[row]] = CELL
-                    if tree.texts[token]:
-                        self.buffer.append(tree.texts[token])
-                    return token + 1
-                self._act(ACTIONS.get(name, FLUSH), token)
-                self._keep_cell()
-            token += 1
-        self._end_row()
-        if tree.texts[token]:
-            self.buffer.append(tree.texts[token])
-        return token + 1
-
-    def _end_cell(self, token: int) -> int:
-        self._flush()
-        self._keep_cell()
-        return self._next_cell(token + 1)
-
-    def _keep_cell(self) -> None:
-        if self.lines:
+    def _end_cell(self) -> None:
+        """Between the cells of a row: what stands there is a cell too."""
+        if self.rows and self.lines:
             self.rows[-1][1].append((self.lines, self.kinds))
+            self.lines, self.kinds = [], []
 
     def _end_row(self) -> None:
         """A table row: one line when every cell is one short line, else the cells' blocks one below the other."""
+        if not self.rows:
+            return
+        self._end_cell()
         (self.lines, self.kinds), cells = self.rows.pop()
         if len(cells) > 1 and all(len(lines) == 1 and kinds[0] != "c" for lines, kinds in cells):
             self.lines.append(" | ".join(lines[0] for lines, _ in cells))

@@ -42,7 +42,7 @@ _OTHERS = (
 OTHER_STORIES = re.compile(rf"(?:{_ENGLISH}|{_OTHERS})\s*[:.…!]*".replace(".*", ".{0,25}"), re.IGNORECASE)
 """Headings over what does not belong to the text."""
 
-_STARTS = frozenset(
+STARTS = frozenset(
     start
     for line in (
         "rel,rec,lat,pop,top,tre,fea,sim,oth,bre,spo,mor,mos,you,may,mig,don,wha,rea,lea,pos,add,wri,joi,sha,fol,par",
@@ -63,6 +63,10 @@ _CALL = (
 )
 CALL = re.compile(rf"(?:{_CALL})", re.IGNORECASE)
 """Lines that call for something to be done, or count what was."""
+_CALL_STARTS = frozenset(
+    ["lik", "enj", "lov", "sha", "joi", "rea", "vie", "see", "sho", "loa", "ima", "adv", "sto", "cli", "tap"]
+)
+"""First three letters of those that begin with a word."""
 
 _CLOCK = re.compile(r"\b\d{1,2}:\d{2}(?!\d)")
 _YEAR = re.compile(r"\b(?:19|20)\d\d\b")
@@ -71,13 +75,18 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 def other_stories(line: str) -> bool:
     """Whether a heading announces other stories, comments or the like."""
-    return line[:3].lower() in _STARTS and len(line) <= LONGEST and OTHER_STORIES.fullmatch(line) is not None
+    return line[:3].lower() in STARTS and len(line) <= LONGEST and OTHER_STORIES.fullmatch(line) is not None
 
 
 def no_text(line: str) -> bool:
     """Whether a line of its own announces other stories, calls for something, or is a stamp: date and time of day."""
     if len(line) > LONGEST:
         return False
-    if other_stories(line) or CALL.fullmatch(line):
+    start = line[:3].lower()
+    if start in STARTS and OTHER_STORIES.fullmatch(line):
         return True
-    return bool(_CLOCK.search(line) and _YEAR.search(line)) and len(_WORD.findall(line)) <= 6 and line[-1] not in ".!?"
+    if (start in _CALL_STARTS or line[:1].isdigit() or line.startswith(("[", "("))) and CALL.fullmatch(line):
+        return True
+    if ":" not in line or line[-1] in ".!?":
+        return False
+    return bool(_CLOCK.search(line) and _YEAR.search(line)) and len(_WORD.findall(line)) <= 6

@@ -11,7 +11,7 @@ import re
 from html import escape
 
 NAMES = ("script", "style", "svg", "noscript", "template", "iframe", "select", "textarea", "xmp", "plaintext")
-OPEN = re.compile(rf"<(?:!--|(?=[sStTiInNxXpP])((?i:{'|'.join(NAMES)}))\b[^>]{{0,4000}}>)")
+OPEN = re.compile(rf"<(?:!--|\?[^<>]*>|(?=[sStTiInNxXpP][cCtTvVeEoOfFmMlL])((?i:{'|'.join(NAMES)}))\b[^>]{{0,4000}}>)")
 CLOSE = {name: re.compile(rf"</{name}\b[^>]*>", re.IGNORECASE) for name in NAMES}
 INSIDE = {name: re.compile(rf"<{name}\b", re.IGNORECASE) for name in ("svg", "template", "select")}
 MATH = "math/tex"
@@ -34,6 +34,10 @@ def strip(html: str) -> str:
             break
         name = (start.group(1) or "").lower()
         position = start.end()
+        if html[start.start() + 1] == "?":  # an instruction, which browsers take for a comment
+            pieces.append(html[kept_to : start.start()])
+            kept_to = position
+            continue
         close = closes.get(name, (0, 0))
         if 0 <= close[0] < position:
             close = closes[name] = _close(html, name, position)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import html as entities
 import re
 from collections import Counter
-from collections.abc import Iterator
 from functools import lru_cache
 
 from lxml import etree
@@ -33,7 +32,13 @@ DROP = names(
 RAW = names("script style xmp iframe noembed noframes plaintext")
 """Elements in which markup is text; strip.py has left few of them."""
 VOID = names("area base basefont bgsound br col embed frame hr img input keygen link meta param source track wbr")
+INSIDE = "-/"
+"""The name of tokens inside of what was read as one."""
+WORDS = names("code kbd samp tt var")
+"""Elements that say what a word is, and nothing of what it is for."""
 _SPECIAL = CODE | (DROP - VOID) | RAW | {"math"}
+_ROWLESS = VOID | _SPECIAL | WORDS | {f"/{name}" for name in WORDS | _SPECIAL} | {INSIDE}
+"""Names of tokens that open or close no row."""
 NAME = re.compile(r"[a-zA-Z][\w:-]*")
 NO_TEXT = re.compile(r"<!--.*?-->|<[!?][^>]*>", re.DOTALL)
 TITLE = re.compile(r"<title(?: [^>]*)?>([^<]*)")
@@ -42,8 +47,10 @@ TELLING = re.compile(r' (class|id|role|style|hidden|aria-hidden)="([^"]*)"')
 """The attributes that say what an element is for."""
 HIGHLIGHTED = re.compile(r'<span class="(?!ad"|ln")(?:\w\w?|pre)">([^<]*)</span>')
 """Words of code as highlighters mark them, up to half of a page's elements: as good as unmarked."""
-FORMATTING = re.compile(r"<(/?)(b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)\b", re.IGNORECASE)
-"""Elements that a browser opens again in every block until they are closed."""
+FORMATTING = names("b big code em font i nobr s small strike strong tt u")
+"""Elements that a browser opens again in every block until they are closed;"""
+MAYBE_FORMATTING = re.compile("<(/?[bcefinstuBCEFINSTU][a-zA-Z0-9]*)")
+"""and what may be one of them."""
 TAME = 3000
 """Tags up to which nothing a page does takes long,"""
 WILD = 20_000
@@ -75,15 +82,18 @@ def mended(html: str) -> str:
 def _closed(html: str) -> str:
     """The page with an end tag for each element closed as in XML, which its writer meant and browsers do not see."""
     parts = html.split("/>")
-    last = parts.pop()
-    for place, part in enumerate(parts):
+    ends = {}
+    for place, part in enumerate(parts[:-1]):
         start = part.rfind("<") + 1
+        if part[start : start + 40].partition(" ")[0] in VOID:
+            continue
         name = NAME.match(part, start)
         if name and name.group().lower() not in VOID and (name.end() == len(part) or part[-1] in "\"' \t\r\n"):
-            parts[place] = f"{part}></{name.group()}>"
-        else:
-            parts[place] = f"{part}/>"
-    return "".join(parts) + last
+            ends[place] = f"></{name.group()}>"
+    if not ends:
+        return html
+    last = parts.pop()
+    return "".join(part + ends.get(place, "/>") for place, part in enumerate(parts)) + last
 
 
 def _wild(html: str) -> bool:
@@ -91,11 +101,17 @@ def _wild(html: str) -> bool:
     tags = html.count("<")
     if tags <= TAME or tags >= WILD:
         return tags >= WILD
-    open_now: Counter[str] = Counter()
-    for slash, name in FORMATTING.findall(html):
-        open_now[name] = max(open_now[name] - 1, 0) if slash else open_now[name] + 1
-        if open_now[name] > REPEATED:
-            return True
+    found = [tag.lower() for tag in MAYBE_FORMATTING.findall(html)]
+    often = {name for name, count in Counter(found).items() if count > REPEATED and name in FORMATTING}
+    for name in often:
+        open_now, close = 0, f"/{name}"
+        for tag in found:
+            if tag == name:
+                open_now += 1
+                if open_now > REPEATED:
+                    return True
+            elif tag == close and open_now:
+                open_now -= 1
     return False
 
 
@@ -127,10 +143,14 @@ class Tree:
         self.title = ""
         self.names: list[str] = []
         """Of each token: its tag, with a slash before it where it closes, and behind it where it holds nothing."""
+        self.markup: list[str] = []
+        """Of each token: the tag with its attributes as it stands."""
         self.texts: list[str] = []
-        """Of each token: the text behind it."""
+        """Of each token: the text behind it,"""
+        self.sizes: list[int] = []
+        """and its characters, without spaces around them."""
         self.whole: dict[int, str] = {}
-        """What a token of code or a formula holds, and the markup of a picture."""
+        """What a token of code or a formula holds."""
         self.tags: list[str] = []
         self.parents: list[int] = []
         self.ends: list[int] = []
@@ -138,11 +158,9 @@ class Tree:
         self.opens: list[int] = []
         """Of each element: the token that opens it,"""
         self.closes: list[int] = []
-        """and the one that closes it; where it is one token, that one."""
-        self.markup: list[str] = []
-        """Of each element: its attributes as they stand in the tag."""
+        """and the one that closes it."""
         self.text: list[int] = []
-        """Of each element: characters directly in it, without spaces around them."""
+        """Of each element: characters directly in it."""
         self.code_links: dict[int, tuple[int, int]] = {}
         """Of elements of code: characters of links, and links."""
         self.gone: dict[int, int] = {}
@@ -150,141 +168,135 @@ class Tree:
         markup = mended(html)
         title = TITLE.search(markup)
         self.title = " ".join(plain(title.group(1)).split()) if title else ""
-        body = markup.find("<body", max(markup.find("</head>"), 0))
-        if body >= 0:
-            self._read(_pieces(HIGHLIGHTED.sub(r"\1", markup[body:])))
+        if '<span class="' in markup:
+            markup = "".join(HIGHLIGHTED.split(markup))
+        names, tags, texts = _cut(markup)
+        if "body" in names:
+            start = names.index("body")
+            self.names, self.markup, self.texts = names[start:], tags[start:], texts[start:]
+            self._read()
 
-    def _read(self, pieces: list[str]) -> None:
+    def _read(self) -> None:
         """Read the tags in order."""
-        names, texts, tags, markups, text = self.names, self.texts, self.tags, self.markup, self.text
-        parents, ends, opens, closes = self.parents, self.ends, self.opens, self.closes
-        rest, here = iter(pieces), -1
-        for piece in rest:
-            tag, _, words = piece.partition(">")
-            if tag[:1] == "/":
-                name = tag
-                closes[here] = len(names)
-                ends[here] = len(tags)
+        names, texts = self.names, self.texts
+        self.sizes = sizes = list(map(len, map(str.strip, texts)))
+        parents, opens, here = self.parents, self.opens, -1
+        self.closes, self.ends, self.text = closes, ends, text = [0] * len(names), [0] * len(names), [0] * len(names)
+        for token, name in enumerate(names):
+            if name in _ROWLESS:
+                if name in VOID:
+                    names[token] = name + "/"
+                elif name in _SPECIAL:
+                    self._special(token, name, here)
+            elif name[0] == "/":
+                closes[here], ends[here] = token, len(opens)
                 here = parents[here]
                 if here < 0:
-                    names.append(name)
-                    texts.append("")
-                    return
-            else:
-                name = tag.partition(" ")[0]
-                if name in _SPECIAL:
-                    words = self._special(name, tag, words, here, rest)
-                elif name in VOID:
-                    if name == "img":
-                        self.whole[len(names)] = tag
-                    name += "/"
-                else:
-                    parents.append(here)
-                    here = len(tags)
-                    tags.append(name)
-                    markups.append(tag[len(name) :])
-                    opens.append(len(names))
-                    closes.append(0)
-                    ends.append(0)
-                    text.append(0)
-            if words:
-                if "&" in words:
-                    words = plain(words)
-                text[here] += len(words.strip())
-            names.append(name)
-            texts.append(words)
-        self._close_all(here)
-
-    def _close_all(self, here: int) -> None:
-        """Close what is open at the end of the markup."""
-        while here >= 0:
-            self.closes[here] = len(self.names)
-            self.ends[here] = len(self.tags)
-            self.names.append(f"/{self.tags[here]}")
-            self.texts.append("")
-            here = self.parents[here]
-
-    def _special(self, name: str, markup: str, words: str, here: int, pieces: Iterator[str]) -> str:
-        """Read what is one token: code, a formula, or nothing at all; returns the text behind it."""
-        inside, end = [f"{markup}>{words}"], f"/{name}>"
-        depth, words = 1, ""
-        for piece in pieces:
-            if piece.startswith(end):
-                depth -= 1
-                if not depth:
-                    words = piece[len(end) :]
+                    texts[token] = ""
                     break
-            elif name not in RAW and piece.startswith((f"{name}>", f"{name} ")):
-                depth += 1
-            inside.append(piece)
-        if name in CODE:
-            self._code(name, inside, here)
-        elif name == "math":
-            formula = plain("".join(piece.partition(">")[2] for piece in inside))
-            self.text[here] += len(formula.strip())
-            self.whole[len(self.names)] = _formula(inside)
-        return words
+            else:
+                parents.append(here)
+                here = len(opens)
+                opens.append(token)
+            if size := sizes[token]:
+                text[here] += size
+        while here >= 0:  # what is open at the end of the markup
+            closes[here], ends[here] = len(names), len(opens)
+            names.append(f"/{names[opens[here]]}")
+            texts.append("")
+            here = parents[here]
+        self.tags = [names[token] for token in opens]
+        del closes[len(opens) :], ends[len(opens) :], text[len(opens) :]
 
-    def _code(self, name: str, inside: list[str], here: int) -> None:
+    def _special(self, token: int, name: str, here: int) -> None:
+        """Read what is one token: code, a formula, or nothing at all. The tokens inside stay, and are empty."""
+        names, texts, sizes = self.names, self.texts, self.sizes
+        close, last, depth = f"/{name}", token, 1
+        while depth:
+            try:
+                end = names.index(close, last + 1)
+            except ValueError:  # never closed
+                end = len(names)
+                names.append(close)
+                self.markup.append(close)
+                texts.append("")
+                sizes.append(0)
+            depth += (0 if name in RAW else names[last + 1 : end].count(name)) - 1
+            last = end
+        size = 0
+        if name in CODE:
+            self._code(token, last)
+            self.parents.append(here)
+            self.closes[len(self.opens)], self.ends[len(self.opens)] = last, len(self.opens) + 1
+            self.opens.append(token)
+        elif name == "math":
+            pieces = [f"{self.markup[k]}>{entities.escape(texts[k])}" for k in range(token, last)]
+            self.whole[token] = _formula(pieces)
+            size = len("".join(texts[token:last]).strip())
+        inside = last - token
+        texts[token:last] = [""] * inside
+        sizes[token:last] = [size] + [0] * (inside - 1)
+        names[token + 1 : last] = [INSIDE] * (inside - 1)
+        if name not in CODE:
+            names[last] = INSIDE
+
+    def _code(self, token: int, last: int) -> None:
         """Keep code to the character, without what stands in it and is none of it."""
         parts: list[str] = []
         count = links = link_text = 0
         depth = skipped = linked = 0  # the depths of what is left out, and of a link, while in them
-        for piece in inside:
-            tag, _, words = piece.partition(">")
-            if tag[:1] == "/":
+        for k in range(token, last):
+            name, words = self.names[k], self.texts[k]
+            if name[0] == "/":
                 depth -= 1
                 if depth < skipped:
                     skipped = 0
                 if depth < linked:
                     linked = 0
             else:
-                kind = tag.partition(" ")[0]
-                if kind not in VOID:
+                if name not in VOID:
                     depth += 1
-                    if not skipped and (kind in DROP or (" " in tag and not _is_code(tag))) and depth > 1:
+                    tag = self.markup[k]
+                    if not skipped and (name in DROP or (" " in tag and not _is_code(tag))) and depth > 1:
                         skipped = depth
-                if kind == "br":
+                if name == "br":
                     parts.append("\n")
-                elif kind == "a":
+                elif name == "a":
                     links += 1
                     linked = linked or depth
             if words and not skipped:
-                words = plain(words)
                 parts.append(words)
-                length = len(words.strip())
-                count += length
+                count += self.sizes[k]
                 if linked:
-                    link_text += length
-        self.whole[len(self.names)] = "".join(parts)
-        self.code_links[len(self.tags)] = link_text, links
-        self._row(name, here, inside[0].partition(">")[0][len(name) :], count)
-
-    def _row(self, name: str, parent: int, markup: str, text: int = 0) -> None:
-        self.tags.append(name)
-        self.parents.append(parent)
-        self.opens.append(len(self.names))
-        self.closes.append(len(self.names))
-        self.markup.append(markup)
-        self.text.append(text)
-        self.ends.append(len(self.tags))
+                    link_text += self.sizes[k]
+        self.whole[token] = "".join(parts)
+        self.code_links[len(self.opens)] = link_text, links
+        self.text[len(self.opens)] = count
 
 
-def _pieces(markup: str) -> list[str]:
-    """The markup cut before each tag; names with a `<` in them are put together again."""
-    if "<!" in markup or "<?" in markup:
-        markup = NO_TEXT.sub("", markup)
-    pieces = markup.split("<")
-    del pieces[0]
-    if markup.count(">") == len(pieces):
-        return pieces
-    whole: list[str] = []
-    for piece in pieces:
-        if whole and ">" not in whole[-1] and piece[:1] != "/":
-            whole[-1] += f"<{piece}"
+def _cut(markup: str) -> tuple[list[str], list[str], list[str]]:
+    """The markup cut at its tags: their names, they themselves without brackets, and the text behind each."""
+    if markup.count("<") == markup.count(">"):
+        # As parsers write markup, both signs stand in tags alone, but for what is in raw elements and comments.
+        flat = markup.replace("<", ">").split(">")
+        tags, texts = flat[1::2], flat[2::2]
+        names = [tag if " " not in tag else tag.partition(" ")[0] for tag in tags]
+        kinds = set(names)
+        if RAW.isdisjoint(kinds) and not any(kind[:1] in "!?" for kind in kinds - {"!DOCTYPE"}):
+            return names, tags, _plain(texts) if "&" in markup else texts
+    pieces: list[str] = []
+    for piece in NO_TEXT.sub("", markup).split("<")[1:]:
+        if pieces and ">" not in pieces[-1] and piece[:1] != "/":  # a name with a `<` in it
+            pieces[-1] += f"<{piece}"
         else:
-            whole.append(piece or " ")
-    return whole
+            pieces.append(piece)
+    parts = [piece.partition(">") for piece in pieces]
+    names = [tag.partition(" ")[0] or "?" for tag, _, _ in parts]
+    return names, [tag for tag, _, _ in parts], _plain([text for _, _, text in parts])
+
+
+def _plain(texts: list[str]) -> list[str]:
+    return [plain(text) if "&" in text else text for text in texts]
 
 
 def _formula(pieces: list[str]) -> str:

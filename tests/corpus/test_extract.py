@@ -15,7 +15,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from herdbook.corpus.boilerplate import names_boilerplate
 from herdbook.corpus.extract import extract
-from herdbook.corpus.phrases import other_stories
+from herdbook.corpus.phrases import CALL, no_text, other_stories
 from herdbook.corpus.strip import strip
 from herdbook.corpus.tree import REPEATED, TAME, Tree, mended
 from tests.support.shared import shared
@@ -199,7 +199,7 @@ def test_scripts_and_comments_are_taken_off_as_a_browser_would_read_them(page: s
 
 
 @pytest.mark.parametrize(
-    "piece", ["<svg>", "<script", "<script>", "<!--", "<select></select>", "</script>", "<style/>"]
+    "piece", ["<svg>", "<script", "<?", "<script>", "<!--", "<select></select>", "</script>", "<style/>"]
 )
 def test_stripping_takes_time_in_proportion_to_the_page(piece: str) -> None:
     start = time.process_time()
@@ -265,3 +265,37 @@ def test_marked_news_pages_are_extracted_at_least_as_well_as_measured() -> None:
         recall.append(same / sum(true.values()))
     p, r = sum(precision) / len(precision), sum(recall) / len(recall)
     assert 2 * p * r / (p + r) >= 0.962
+
+
+def test_words_marked_as_code_belong_to_the_element_around_them() -> None:
+    tree = Tree("<body><p>call <code class='x'>add</code>, <kbd>press <b>Q</b></kbd></p><p>z</p></body>")
+    assert tree.tags == ["body", "p", "b", "p"]
+    assert [tree.tags[parent] for parent in tree.parents[1:]] == ["body", "p", "body"]
+    assert tree.text == [0, len("call") + len("add") + len(",") + len("press"), 1, 1]
+
+
+def test_raw_text_and_odd_names_do_not_shift_what_is_tag_and_what_is_text() -> None:
+    odd = "<p>one</p><xmp>a < b > c < d</xmp><p b<c=1>two</p><di<v>three</di<v><p>four</p>"
+    for page in (odd, odd.replace("a < b > c < d", "a > b < c"), odd + "<plaintext>5 > 4 < 6"):
+        tree = Tree(f"<body>{page}</body>")
+        assert len(tree.names) == len(tree.texts) == len(tree.sizes)
+        found = extract(f"<body>{page}</body>").lines
+        assert [word for word in ("one", "two", "three", "four") if any(word in line for line in found)] == [
+            "one", "two", "three", "four"
+        ]  # fmt: skip
+
+
+def test_instructions_are_taken_off_as_the_comments_browsers_take_them_for() -> None:
+    assert strip("<?xml version='1.0'?><p>a<?php echo 1 ?>b</p>") == "<p>ab</p>"
+
+
+def test_rows_in_cells_and_cells_left_out_keep_the_order_of_a_row() -> None:
+    row = "<table><tr><td>one<td><table><tr><td>in<td>side</table><td hidden>no<td>two<tr><td>x<td>y</table>"
+    assert extract(f"<body><p>{PROSE}</p>{row}</body>").lines == [PROSE, "one | in | side | two", "x | y"]
+
+
+@pytest.mark.parametrize(
+    "line", ["View all 12 comments", "(see all)", "17 comments", "Image 1 of 9", "Tap here to subscribe"]
+)
+def test_calls_are_no_text_and_told_by_their_first_letters(line: str) -> None:
+    assert no_text(line) == (CALL.fullmatch(line) is not None)
