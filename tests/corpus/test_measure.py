@@ -23,7 +23,7 @@ from herdbook.corpus.measure import (
     schema,
 )
 from herdbook.corpus.read import RawPage
-from herdbook.corpus.repetition import covered_shares, top_share, word_entropy
+from herdbook.corpus.repetition import covered_share, repeats, repetition, top_share
 from herdbook.corpus.settings import MeasureSettings
 from herdbook.corpus.words import cut, hash_words
 from tests.corpus.crawls import html
@@ -37,7 +37,9 @@ def test_the_most_frequent_ngram_is_that_of_brute_force(words: list[str], size: 
     grams = Counter(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
     most = max(grams.values(), default=0)
     wanted = most * size / len(words) if most > 1 and len(words) >= 2 * size else 0.0
-    assert top_share(hash_words(words), size) == pytest.approx(wanted)
+    for _, again in repeats(hash_words(words), (1, size)):
+        found = top_share(len(words), size, again)
+    assert found == pytest.approx(wanted)
 
 
 @settings(deadline=None)
@@ -52,7 +54,10 @@ def test_covered_words_are_those_of_brute_force(words: list[str], sizes: tuple[i
                 covered.update(range(i, i + width))
             seen.add(gram)
         wanted[size] = len(covered) / len(words) if words else 0.0
-    assert covered_shares(hash_words(words), sizes, scale) == pytest.approx(wanted)
+    found = dict.fromkeys(sizes, 0.0)
+    for size, (places, again) in zip(sizes, repeats(hash_words(words), tuple(size * scale for size in sizes))):
+        found[size] = covered_share(len(words), size * scale, places[again])
+    assert found == pytest.approx(wanted)
 
 
 def test_a_page_becomes_a_row_with_every_column() -> None:
@@ -136,9 +141,14 @@ def test_a_mould_of_many_pages_makes_no_sound_page_stand_out() -> None:
 
 
 def test_the_entropy_of_a_texts_words_is_that_of_the_closed_form() -> None:
-    assert word_entropy(hash_words(["a", "b", "c", "d"] * 30)) == pytest.approx(2.0)
-    assert word_entropy(hash_words(["a"] * 50 + ["b"] * 50)) == pytest.approx(1.0)
-    assert word_entropy(hash_words(["a"] * 99)) is None
+    def entropy(words: list[str]) -> float | None:
+        return repetition(hash_words(words), "")["repetition_word_entropy"]
+
+    assert entropy(["a", "b", "c", "d"] * 30) == pytest.approx(2.0)
+    assert entropy(["a"] * 50 + ["b"] * 50) == pytest.approx(1.0)
+    assert entropy([f"{number}" for number in range(128)]) == pytest.approx(7.0)
+    assert entropy(["a"] * 64 + [f"{number}" for number in range(64)]) == pytest.approx(0.5 + 0.5 * 7)
+    assert entropy(["a"] * 99) is None
 
 
 def test_lines_that_are_data_or_code_are_never_boilerplate() -> None:
