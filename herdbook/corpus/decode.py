@@ -10,6 +10,7 @@ import codecs
 import re
 
 from herdbook.corpus.language import identify
+from herdbook.corpus.words import beyond_ascii
 
 META = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
 BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
@@ -41,24 +42,30 @@ ALIASES = {
 _SIGN = "\u0080-\u00a9\u00ab-\u00b9\u00bb-\u00bf‚„…†‡ˆ‰‹‘’“”•–—˜™›€"
 _TAIL = _SIGN + "ŒœŠšŽžŸƒªº "
 _CYRILLIC_TAIL = _SIGN + "ЂЃѓЉЊЌЋЏђљњќћџЎўЈҐЁЄЇІіґё№єјЅѕї"
+_GREEK_TAIL = "ѓ‚„…†‡€‰‹‘’“”•–—™"
 MOJIBAKE = re.compile(
-    f"Ã[{_TAIL}]|[Â-Ù][{_SIGN}]|[à-ï][{_SIGN}][{_TAIL}]|ð[Ÿ\u0090-\u009f][{_TAIL}]{{2}}|(?:[РС][{_CYRILLIC_TAIL}]){{3,}}|"
-    "(?:Гѓ|Г[‚„…†‡€‰‹‘’“”•–—™]){2,}|вЂ|пїЅ|锟斤拷"
+    f"[Â-ïðРСГвп锟](?:(?<=Ã)[{_TAIL}]|(?<=[Â-Ù])[{_SIGN}]|(?<=[à-ï])[{_SIGN}][{_TAIL}]"
+    f"|(?<=ð)[Ÿ\u0090-\u009f][{_TAIL}]{{2}}|(?<=[РС])[{_CYRILLIC_TAIL}](?:[РС][{_CYRILLIC_TAIL}]){{2,}}"
+    f"|(?<=Г)[{_GREEK_TAIL}](?:Г[{_GREEK_TAIL}])+|(?<=в)Ђ|(?<=п)їЅ|(?<=锟)斤拷)"
 )
-CONTROL = re.compile("[\ufffd\x80-\x84\x86-\x9f\ufdd0-\ufdef\ufffe\uffff]")
+LEADS, TAILS = (
+    frozenset([*map(chr, range(0xC2, 0xF1)), *"РСГвп锟"]),
+    frozenset(f"{_TAIL}{_CYRILLIC_TAIL}{_GREEK_TAIL}斤"),
+)
+"""The first and the second characters of these; a text without has none."""
+_CONTROLS = [0xFFFD, *range(0x80, 0x85), *range(0x86, 0xA0), *range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF]
+CONTROLS = frozenset(map(chr, _CONTROLS))
 """Beyond ASCII, characters that no text has;"""
 SOUND = bytes([*b"\t\n\f\r", *range(0x20, 0x7F)])
 """and within it, those that texts have."""
 # A capital with an accent inside a word of small letters: half of a two-byte character whose other half is gone.
-_CAPITALS = "".join(letter for letter in map(chr, range(0xC0, 0x250)) if letter.isupper())
-CAPITAL = re.compile(f"[{_CAPITALS}]")
-INNER_CAPITAL = re.compile(f"(?<=[a-zß-öø-ÿ])[{_CAPITALS}](?![A-Z{_CAPITALS}])")
+CAPITALS = frozenset(letter for letter in map(chr, range(0xC0, 0x250)) if letter.isupper())
+_CAPITALS = "".join(sorted(CAPITALS))
+INNER_CAPITAL = re.compile(f"[{_CAPITALS}](?<=[a-zß-öø-ÿ].)(?![A-Z{_CAPITALS}])")
 INNER_QUESTION = re.compile(r"\?(?<=[a-zß-öø-ÿ].)(?=[a-zß-öø-ÿ])(?![a-z_]+=)")
 # Latin letters read as UTF-16 one byte off land where the low byte is zero, as one in 256 of real characters does; the
 # ideographic space, 一 and 가 lie there too, and are common.
-_HIGH = [high for high in range(0x21, 0xD8) if high not in (0x30, 0x4E, 0xAC)]
-SHIFTED = re.compile("[" + "".join(chr(high << 8) for high in _HIGH) + "]")
-BEYOND_RUN = re.compile(r"[^\x00-\x7f]+ ?")
+SHIFTED = frozenset(chr(high << 8) for high in range(0x21, 0xD8) if high not in (0x30, 0x4E, 0xAC))
 BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 FAR_EAST = re.compile(r"[\u2100-\ud7ff\uf900-\ufaff]")
 NON_LETTER_RUN = re.compile(r"(?<=\w)[¡-¿×÷](?=\w)")
@@ -77,7 +84,10 @@ def known(name: str | None) -> str | None:
     return info.name if getattr(info, "_is_text_encoding", True) else None
 
 
-def bad_share(text: str) -> float:
+def bad_share(
+    text: str,
+    beyond: frozenset[str] | None = None,  # its different characters beyond ASCII, where they are known
+) -> float:
     """Share of characters that no sound text has: replacement and control characters, UTF-8 read as a code page."""
     if not text:
         return 0.0
@@ -87,15 +97,17 @@ def bad_share(text: str) -> float:
         bad += len(INNER_QUESTION.findall(text))
     if len(plain) == len(text):
         return bad / len(text)
-    # What else is wrong stands between characters beyond ASCII, which most texts have few of.
-    beyond = " ".join(BEYOND_RUN.findall(text))
-    bad += len(CONTROL.findall(beyond))
-    bad += sum(len(hit) for hit in MOJIBAKE.findall(beyond))
-    if CAPITAL.search(beyond):
+    # What else is wrong is told by the few different characters beyond ASCII, before the text is searched.
+    found = beyond_ascii(text) if beyond is None else beyond
+    bad += sum(map(text.count, CONTROLS & found))
+    if not LEADS.isdisjoint(found) and not (TAILS.isdisjoint(found) and "Ã" not in found):
+        bad += sum(map(len, MOJIBAKE.findall(text)))
+    if not CAPITALS.isdisjoint(found):
         bad += len(INNER_CAPITAL.findall(text))
-    shifted = len(SHIFTED.findall(beyond))
-    if shifted > 0.2 * len(FAR_EAST.findall(beyond)):
-        bad += shifted
+    if off := SHIFTED & found:
+        shifted = sum(map(text.count, off))
+        if shifted > 0.2 * len(FAR_EAST.findall(text)):
+            bad += shifted
     return bad / len(text)
 
 

@@ -15,7 +15,12 @@ BULLETS = ("- ", "* ", "• ", "‣ ", "◦ ", "▪ ", "– ", "· ", "●", "�
 BULLET = frozenset(bullet[0] for bullet in BULLETS)
 ENDS = frozenset(".!?…\"'”’»)。！？」』）।؟۔")
 """What a line of prose ends with, in any script."""
-SENTENCE_END = re.compile(r"[.!?؟۔](?<=\w.)[.!?]*(?=[\s\"'”’)\]»]|$)|[。！？।](?<=\w.)")
+SENTENCE_END = re.compile(r"\.(?<=\w.)\.*(?=[\s\"'”’)\]»]|$)")
+SPOKEN_ENDS = "!?؟۔"
+"""What ends a sentence as a full stop does."""
+FULL_ENDS = frozenset("。！？।")
+FULL_END = re.compile(f"[{''.join(FULL_ENDS)}](?<=\\w.)")
+"""These need nothing behind them."""
 SHORT_LINE = 30
 """Characters up to which FineWeb calls a line short."""
 COLUMNS = (
@@ -73,7 +78,15 @@ def heuristics(
         "heuristic_short_lines": len([1 for length in lengths if length <= SHORT_LINE]) / count,
         "heuristic_lines_per_word": (count - 1) / len(words.flat),
         "heuristic_repeated_line_characters": 1.0 - sum(first.values()) / sum(lengths),
-        "heuristic_sentences": float(len(SENTENCE_END.findall(prose))),
+        "heuristic_sentences": float(sentences(prose, words.beyond)),
         "heuristic_curly_brackets": float(prose.count("{")),
         "heuristic_lorem_ipsum": float("lorem ipsum" in words.lowered),
     }
+
+
+def sentences(prose: str, beyond: frozenset[str]) -> int:
+    """How many sentences of a text end; `beyond` are its different characters beyond ASCII."""
+    count = 0 if FULL_ENDS.isdisjoint(beyond) else len(FULL_END.findall(prose))
+    for end in SPOKEN_ENDS:
+        prose = prose.replace(end, ".")
+    return count + len(SENTENCE_END.findall(prose))

@@ -52,27 +52,36 @@ class Words(NamedTuple):
     lettered: int
     """How many pieces between white space have a letter."""
 
+    beyond: frozenset[str]
+    """The different characters of the text beyond ASCII."""
+
     digits: list[str]
-    """The different decimal digits beyond ASCII."""
+    """The decimal digits among them."""
 
     unspaced: bool
     """Whether there is any character of a script without spaces."""
+
+
+def beyond_ascii(text: str) -> frozenset[str]:
+    """The different characters of a text beyond ASCII."""
+    return frozenset(text.encode("utf-8", "replace").translate(None, _ASCII).decode())
 
 
 def cut(text: str) -> Words:
     """The words of a text: what TOKENS finds in it in small letters, line by line."""
     lowered = plain = text.lower()
     pieces = text.split()
-    beyond: set[str] = set()
-    if not plain.isascii():
-        beyond = set(plain.encode("utf-8", "replace").translate(None, _ASCII).decode())
-    singles = set(SINGLE.findall("".join(beyond)))
-    digits = [sign for sign in beyond if sign.isdecimal()]
+    beyond = small = frozenset[str]()
+    if not text.isascii():
+        beyond = beyond_ascii(text)
+        small = frozenset("".join(beyond).lower())  # "İ" becomes two
+    singles = set(SINGLE.findall("".join(small)))
+    digits = [sign for sign in small if sign.isdecimal()]
     if len(singles) > FEW:
         lettered = sum(LETTER.search(piece) is not None for piece in pieces)
         lines = [TOKENS.findall(line) for line in plain.split("\n")]
     else:
-        for sign in beyond - singles:
+        for sign in small - singles:
             if not sign.isalnum():
                 plain = plain.replace(sign, " " if sign.isspace() else "_")
         lettered = _lettered(plain, digits + [sign for sign in singles if not sign.isalnum()])
@@ -80,7 +89,7 @@ def cut(text: str) -> Words:
             plain = plain.replace(single, f" {single} ")
         lines = list(map(str.split, plain.encode("utf-8", "replace").translate(PARTED).decode().split("\n")))
     flat = list(chain.from_iterable(lines))
-    return Words(lines, flat, frozenset(flat), pieces, lowered, lettered, digits, bool(singles))
+    return Words(lines, flat, frozenset(flat), pieces, lowered, lettered, beyond, digits, bool(singles))
 
 
 def _lettered(plain: str, others: list[str]) -> int:

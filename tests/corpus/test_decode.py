@@ -52,6 +52,11 @@ def test_common_characters_of_the_far_east_are_sound() -> None:
     assert bad_share("一个人一天一次。가다가 가게에 가서 나가다.") == 0.0
 
 
+def test_capitals_and_quotes_beyond_ascii_are_sound_wherever_they_stand() -> None:
+    assert bad_share("A CONSTITUIÇÃO é à “prova” de razões, e há “mais” – diz São João.") == 0.0
+    assert bad_share("Řekl „ší“, Škoda; «Пушкин» и Святая, Рыба — всё.") == 0.0
+
+
 def test_cut_and_shifted_characters_are_measured() -> None:
     for text in (TEXTS["de"], TEXTS["fr"]):
         data = text.encode()

@@ -71,7 +71,13 @@ def test_every_column_is_that_of_plain_counting(pieces: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("prose", "count"),
-    [("One. Two! Three?", 3), ("It cost 3.50 at 10.30 today. Yes.", 2), ("我来了。你看见了吗？", 2), ("No end", 0)],
+    [
+        ("One. Two! Three?", 3),
+        ("It cost 3.50 at 10.30 today. Yes.", 2),
+        ("我来了。你看见了吗？", 2),
+        ("هل جئت؟ نعم۔ لا", 2),
+        ("No end", 0),
+    ],
 )
 def test_sentences_are_counted_in_any_script(prose: str, count: int) -> None:
     assert heuristics(prose, cut(prose), "en", True)["heuristic_sentences"] == count
