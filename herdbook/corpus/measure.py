@@ -31,6 +31,8 @@ VERSION = 11
 """Raised when a measurement changes its meaning, so that older measurements are not taken for new ones."""
 
 NUMBER = re.compile(r"\d+")
+ONLY_DIGITS = bytes(code if chr(code) in "0123456789" else ord(" ") for code in range(256))
+"""Bytes that leave a text's digits in place, and spaces for the rest."""
 WORD = re.compile(r"[^\W_]+")
 BUCKETS = 1 << 14
 """Buckets of the token distribution; a word's bucket is its hash modulo this."""
@@ -86,7 +88,7 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
         "encoding_bad_share": bad_share(prose, words.beyond),
         "length_characters": len(text),
         "length_words": count,
-        "length_lines": sum(1 for line in lines if line.strip()),
+        "length_lines": len([1 for line in lines if line and not line.isspace()]),
         "code_licence": page.licence or "",
         "code_share": 1.0 - len(prose) / len(text) if text else 0.0,
     }
@@ -156,8 +158,12 @@ def line_hashes(
             continue
         # Where characters stand for words, a line is compared by its runs of them.
         normal = normal_line(line) if words.unspaced and not line.isascii() else " ".join(pieces)
-        if len(normal) >= MIN_LINE_CHARACTERS and len(NUMBER.findall(normal)) < LINE_NUMBERS:
-            values[index] = xxhash.xxh3_64_intdigest(normal.encode()) - 2**63
+        if len(normal) < MIN_LINE_CHARACTERS:
+            continue
+        data = normal.encode()
+        numbers = NUMBER.findall(normal) if words.digits else data.translate(ONLY_DIGITS).split()
+        if len(numbers) < LINE_NUMBERS:
+            values[index] = xxhash.xxh3_64_intdigest(data) - 2**63
     return np.array(values, dtype=np.int64)
 
 

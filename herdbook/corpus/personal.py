@@ -33,15 +33,15 @@ IPV4 = re.compile(r"(?<![\w.-])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w.]*\d)")
 IPV6 = re.compile(r"(?<![\w:.])(?:[0-9a-fA-F]{1,4}:){2,7}(?::?[0-9a-fA-F]{1,4}){1,7}(?![\w:])")
 _GERMAN = ["straße", "strasse", "weg", "gasse", "platz", "allee"]
 _ROMANCE = ["rue", "calle", "via", "avenida"]
+_ENGLISH = "Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Way|Court|Ct|Place|Pl"
+ENGLISH_WORDS = frozenset(_ENGLISH.lower().split("|"))
 # Each begins with a character and looks back from it, so that most places are passed over without a try.
-ENGLISH_STREET = re.compile(
-    r"\d(?<!\w\d)\d{0,4}\s+(?:[A-Z][\w'.-]+\s+){1,3}"
-    r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Way|Court|Ct|Place|Pl)\b"
-)
+ENGLISH_STREET = re.compile(rf"\d(?<!\w\d)\d{{0,4}}\s+(?:[A-Z][\w'.-]+\s+){{1,3}}(?:{_ENGLISH})\b")
 GERMAN_STREET = re.compile(rf"[A-ZÄÖÜ](?<!\w.)[\wäöüß-]+(?:{'|'.join(_GERMAN)})\s+\d{{1,4}}\b")
-ROMANCE_STREET = re.compile(
-    r"[acrv](?<!\w.)(?:(?<=r)ue|(?<=c)alle|(?<=v)ia|(?<=a)venida)\s+(?:[\w'-]+\s+){1,4}\d{1,4}\b"
-)
+_NUMBERED = r"\s+(?:[\w'-]+\s+){1,4}\d{1,4}\b"
+ROMANCE_STREET = re.compile(rf"\b(?:{'|'.join(_ROMANCE)}){_NUMBERED}")
+ROMANCE_STREETS = {word: re.compile(rf"{word}(?<!\w{word}){_NUMBERED}") for word in _ROMANCE}
+"""Each word's own, which is quicker: it tells whether the other one has anything to find."""
 _SPACED = bytes(code for code in range(256) if chr(code) in ".()+-" or (chr(code).isspace() and chr(code) != "\n"))
 SHAPES = bytes.maketrans(
     bytes(range(48, 58)) + bytes(range(65, 91)) + _SPACED, b"0" * 10 + b"A" * 26 + b" " * len(_SPACED)
@@ -172,8 +172,9 @@ def count_personal(text: str, words: Words | None = None) -> dict[str, int]:
     long = " ".join([piece for piece in words.pieces if len(piece) >= LONG])
     if LONG_QUOTED.search(long) or any(start in long for start in STARTS):
         marks += [(text, QUOTED), (text, TOKEN_START)]
-    for name, _, _ in find_personal(marked_lines(text, marks), NAMES[:-1]):
-        counts[name] += 1
+    if marked := marked_lines(text, marks):
+        for name, _, _ in find_personal(marked, NAMES[:-1]):
+            counts[name] += 1
     if b"0" in shapes:
         counts["addresses"] = count_streets(text, shapes, words)
     if "PRIVATE KEY" in text:
@@ -184,12 +185,12 @@ def count_personal(text: str, words: Words | None = None) -> dict[str, int]:
 def count_streets(text: str, shapes: bytes, words: Words) -> int:
     """How many street addresses a text holds."""
     count = end = 0
-    for shape in ENGLISH_SHAPE.finditer(shapes):
+    for shape in () if words.vocabulary.isdisjoint(ENGLISH_WORDS) else ENGLISH_SHAPE.finditer(shapes):
         if shape.start() >= end and (match := ENGLISH_STREET.match(text, shape.start())):
             count, end = count + 1, match.end()
     if any(ending in text for ending in _GERMAN):
         count += sum(1 for _ in GERMAN_STREET.finditer(text))
-    if not words.vocabulary.isdisjoint(_ROMANCE):
+    if any(ROMANCE_STREETS[word].search(text) for word in words.vocabulary.intersection(_ROMANCE)):
         count += sum(1 for _ in ROMANCE_STREET.finditer(text))
     return count
 
