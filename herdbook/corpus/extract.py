@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import compress
 
 from herdbook.corpus.boilerplate import BLOCK, ExtractRules, Page
 from herdbook.corpus.markdown import without_markers
@@ -73,6 +74,8 @@ ACTIONS |= dict.fromkeys(CODE, VERBATIM) | dict.fromkeys(("button", "select", "i
 ACTIONS |= {"h1": HEAD, "/h1": HEAD_END, "br/": BREAK, "img/": IMAGE, "math": FORMULA}
 ACTIONS |= {"tr": ROW, "/tr": ROW_END} | dict.fromkeys(("td", "/td", "th", "/th"), CELL)
 """What a token calls for; all others only go on with the line."""
+INLINE = frozenset((BREAK, SPACE, IMAGE, FORMULA))
+"""Those that go on with the line too."""
 Lines = tuple[list[str], list[str]]
 
 
@@ -98,29 +101,37 @@ class _Writer:
             if token < last:
                 actions[token] = GONE
         left_out = here - 1  # up to this token
-        for token, action in enumerate(actions):
-            if not action or token <= left_out:
+        for token in compress(range(last), actions):
+            if token <= left_out:
                 continue
-            if action == FLUSH and not buffer:
-                text = texts[here] if token == here + 1 else "".join(texts[here:token])
+            action = actions[token]
+            if action == GONE:
+                buffer += texts[here:token]
+                here = left_out = gone[token]
+            elif action in INLINE:
+                buffer += texts[here:token]
+                here = token
+                self._inline(action, token)
+            else:
+                if buffer:
+                    buffer += texts[here:token]
+                    text = "".join(buffer)
+                    buffer.clear()
+                else:
+                    text = texts[here] if token == here + 1 else "".join(texts[here:token])
+                here = token
                 if text and not text.isspace():
                     self._line(text)
-                here = token
-                continue
-            buffer += texts[here:token]
-            if action == GONE:
-                here = left_out = gone[token]
-                continue
-            here = token
-            self._act(action, token)
-        buffer += texts[here:last]
-        self._flush()
+                if action != FLUSH:
+                    self._begin(action, token)
+        self._line("".join([*buffer, *texts[here:last]]))
+        buffer.clear()
         while self.rows:
             self._end_row()
         self.kind = "t"
 
-    def _act(self, action: int, token: int) -> None:
-        """What the rarer tokens call for."""
+    def _inline(self, action: int, token: int) -> None:
+        """What stands in a line without being text."""
         if action == BREAK:
             self.buffer.append("\x00")
         elif action == SPACE:
@@ -129,26 +140,20 @@ class _Writer:
             self._image(token)
         elif action == FORMULA:
             self.buffer.append(f" {self.tree.whole.get(token, '')} ")
-        else:
-            self._flush()
-            if action == VERBATIM:
-                self._code(token)
-            elif action == ROW:
-                self.rows.append(((self.lines, self.kinds), []))
-                self.lines, self.kinds = [], []
-            elif action == CELL:
-                self._end_cell()
-            elif action == ROW_END:
-                self._end_row()
-            elif action != FLUSH:
-                self.kind = "h" if action == HEAD else "t"
 
-    def _flush(self) -> None:
-        """End a block."""
-        text = "".join(self.buffer)
-        self.buffer.clear()
-        if text:
-            self._line(text)
+    def _begin(self, action: int, token: int) -> None:
+        """What the rarer block tags call for."""
+        if action == VERBATIM:
+            self._code(token)
+        elif action == ROW:
+            self.rows.append(((self.lines, self.kinds), []))
+            self.lines, self.kinds = [], []
+        elif action == CELL:
+            self._end_cell()
+        elif action == ROW_END:
+            self._end_row()
+        else:
+            self.kind = "h" if action == HEAD else "t"
 
     def _line(self, text: str) -> None:
         """Lines of a block, without what is no text."""

@@ -101,7 +101,7 @@ def _wild(html: str) -> bool:
     tags = html.count("<")
     if tags <= TAME or tags >= WILD:
         return tags >= WILD
-    found = [tag.lower() for tag in MAYBE_FORMATTING.findall(html)]
+    found = " ".join(MAYBE_FORMATTING.findall(html)).lower().split(" ")
     often = {name for name, count in Counter(found).items() if count > REPEATED and name in FORMATTING}
     for name in often:
         open_now, close = 0, f"/{name}"
