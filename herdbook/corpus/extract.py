@@ -104,7 +104,7 @@ class _Writer:
         for token in compress(range(last), actions):
             if token <= left_out:
                 continue
-            action = actions[token]
+            action = actions[token] or FLUSH
             if action == GONE:
                 buffer += texts[here:token]
                 here = left_out = gone[token]

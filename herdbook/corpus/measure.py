@@ -27,7 +27,7 @@ from herdbook.corpus.settings import MeasureSettings
 from herdbook.corpus.urls import canonical
 from herdbook.corpus.words import Words, cut, hash_words
 
-VERSION = 11
+VERSION = 12
 """Raised when a measurement changes its meaning, so that older measurements are not taken for new ones."""
 
 NUMBER = re.compile(r"\d+")

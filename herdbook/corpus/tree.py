@@ -45,8 +45,11 @@ TITLE = re.compile(r"<title(?: [^>]*)?>([^<]*)")
 ATTRIBUTE = re.compile(r' ([^\s="]+)="([^"]*)"')
 TELLING = re.compile(r' (class|id|role|style|hidden|aria-hidden)="([^"]*)"')
 """The attributes that say what an element is for."""
-HIGHLIGHTED = re.compile(r'<span class="(?!ad"|ln")(?:\w\w?|pre)">([^<]*)</span>')
-"""Words of code as highlighters mark them, up to half of a page's elements: as good as unmarked."""
+MARKED = re.compile(
+    r'<span class="(?!ad"|ln")(?:\w\w?|pre)">([^<]*)</span>'
+    r"|<code\b[^<>]*>([^<]*)</code>|<tt\b[^<>]*>([^<]*)</tt>|<var\b[^<>]*>([^<]*)</var>"
+)
+"""Words that highlighters and manuals mark, up to half of a page's elements: as good as unmarked."""
 FORMATTING = names("b big code em font i nobr s small strike strong tt u")
 """Elements that a browser opens again in every block until they are closed;"""
 MAYBE_FORMATTING = re.compile("<(/?[bcefinstuBCEFINSTU][a-zA-Z0-9]*)")
@@ -165,11 +168,9 @@ class Tree:
         """Of elements of code: characters of links, and links."""
         self.gone: dict[int, int] = {}
         """Of the tokens whose element is left out: the token that closes it."""
-        markup = mended(html)
+        markup = mended("".join(filter(None, MARKED.split(html))))
         title = TITLE.search(markup)
         self.title = " ".join(plain(title.group(1)).split()) if title else ""
-        if '<span class="' in markup:
-            markup = "".join(HIGHLIGHTED.split(markup))
         names, tags, texts = _cut(markup)
         if "body" in names:
             start = names.index("body")

@@ -271,12 +271,28 @@ def test_words_marked_as_code_belong_to_the_element_around_them() -> None:
     tree = Tree("<body><p>call <code class='x'>add</code>, <kbd>press <b>Q</b></kbd></p><p>z</p></body>")
     assert tree.tags == ["body", "p", "b", "p"]
     assert [tree.tags[parent] for parent in tree.parents[1:]] == ["body", "p", "body"]
-    assert tree.text == [0, len("call") + len("add") + len(",") + len("press"), 1, 1]
+    assert tree.text == [0, len("call add,") + len("press"), 1, 1]
+    assert Tree("<body><p>ab <math><mi>x</mi></math> c</p></body>").text == [0, len("ab") + len("x") + len("c")]
+
+
+def test_marked_words_are_read_as_unmarked_ones_but_for_advertisements_and_numbers_of_lines() -> None:
+    page = (
+        "<body><p>{} call <code class='x'>add</code><span class=\"k\">(</span><tt>2</tt><var id=n>n</var>)</p></body>"
+    )
+    unmarked = "<body><p>{} call add(2n)</p></body>"
+    assert Tree(page.format("")).tags == Tree(unmarked.format("")).tags == ["body", "p"]
+    assert extract(page.format(PROSE)).lines == extract(unmarked.format(PROSE)).lines
+    assert extract(page.format(PROSE + '<span class="ad">Buy</span>')).lines == extract(unmarked.format(PROSE)).lines
 
 
 def test_raw_text_and_odd_names_do_not_shift_what_is_tag_and_what_is_text() -> None:
     odd = "<p>one</p><xmp>a < b > c < d</xmp><p b<c=1>two</p><di<v>three</di<v><p>four</p>"
-    for page in (odd, odd.replace("a < b > c < d", "a > b < c"), odd + "<plaintext>5 > 4 < 6"):
+    for page in (
+        odd,
+        odd.replace("a < b > c < d", "a > b < c"),
+        odd.replace("a < b > c < d", "1 > 2 > 3 > 4"),
+        odd + "<plaintext>5 > 4 < 6",
+    ):
         tree = Tree(f"<body>{page}</body>")
         assert len(tree.names) == len(tree.texts) == len(tree.sizes)
         found = extract(f"<body>{page}</body>").lines
