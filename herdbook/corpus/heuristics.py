@@ -57,7 +57,7 @@ def heuristics(
 ) -> dict[str, float | None]:
     """The columns of a text without code; None where there is nothing to measure."""
     lines = [line for piece in prose.split("\n") if (line := piece.strip())]
-    split = words.pieces
+    widths = list(map(len, words.pieces))
     if not lines or not words.flat:
         return dict.fromkeys(COLUMNS)
     count = len(lines)
@@ -67,10 +67,10 @@ def heuristics(
     ellipses = prose.count("…") + prose.count("...")
     ended = sum(line.endswith(("…", "...")) for line in lines) if ellipses else 0
     return {
-        "heuristic_word_length": sum(map(len, split)) / len(split) if spaced else None,
-        "heuristic_longest_word": float(max(map(len, split))),
+        "heuristic_word_length": sum(widths) / len(widths) if spaced else None,
+        "heuristic_longest_word": float(max(widths)),
         "heuristic_symbols": max(prose.count("#"), ellipses) / len(words.flat),
-        "heuristic_lettered_words": words.lettered / len(split) if spaced else None,
+        "heuristic_lettered_words": words.lettered / len(widths) if spaced else None,
         "heuristic_stop_words": float(len(stops.intersection(words.vocabulary))) if stops and spaced else None,
         "heuristic_bullet_lines": len([1 for line in lines if line[0] in BULLET and line.startswith(BULLETS)]) / count,
         "heuristic_ellipsis_lines": ended / count,

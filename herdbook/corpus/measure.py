@@ -35,7 +35,7 @@ ONLY_DIGITS = bytes(code if chr(code) in "0123456789" else ord(" ") for code in 
 """Bytes that leave a text's digits in place, and spaces for the rest."""
 WORD = re.compile(r"[^\W_]+")
 BUCKETS = 1 << 14
-"""Buckets of the token distribution; a word's bucket is its hash modulo this."""
+"""Buckets of the token distribution, a power of two; a word's bucket is its hash modulo this."""
 LEAST_HITS = 3
 """Adult words or items of personal data below this number count as none in the shares the rules read."""
 LINE_NUMBERS = 3
@@ -101,11 +101,22 @@ def measure(page: RawPage, source: str, settings: MeasureSettings) -> dict[str, 
     row["duplicate_exact_key"] = xxhash.xxh3_64_intdigest(hashes.tobytes()) - 2**63
     items = shingles(hashes, settings.shingle_words)
     row["duplicate_signature"] = signature(items, settings.minhash_permutations).tobytes()
-    found, counts = np.unique((prose_hashes % np.uint64(BUCKETS)).astype(np.uint16), return_counts=True)
-    row["divergence_tokens"], row["divergence_counts"] = found, counts.astype(np.int32)
+    row["divergence_tokens"], row["divergence_counts"] = bucket_counts(prose_hashes)
     row["lines_hashes"] = line_hashes(lines, kinds, words)
     row["lines_words"] = line_words(lines, kinds, kind)
     return row
+
+
+def bucket_counts(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Buckets (B,) uint16 that words (W,) uint64 fall into, and how many fall into each (B,) int32."""
+    buckets = (hashes & np.uint64(BUCKETS - 1)).astype(np.uint16)
+    buckets.sort()
+    last = np.ones(len(buckets), dtype=bool)
+    np.not_equal(buckets[1:], buckets[:-1], out=last[:-1])
+    ends = np.flatnonzero(last).astype(np.int32)
+    counts = ends + np.int32(1)
+    counts[1:] -= counts[:-1].copy()
+    return buckets[ends], counts
 
 
 def _unspaced(words: list[str]) -> bool:

@@ -18,6 +18,7 @@ from herdbook.corpus.language import identify
 from herdbook.corpus.lines import Buckets, line_keys, once_per_document, removed_lines
 from herdbook.corpus.measure import (
     BUCKETS,
+    bucket_counts,
     line_hashes,
     measure,
     schema,
@@ -58,6 +59,13 @@ def test_covered_words_are_those_of_brute_force(words: list[str], sizes: tuple[i
     for size, (places, again) in zip(sizes, repeats(hash_words(words), tuple(size * scale for size in sizes))):
         found[size] = covered_share(len(words), size * scale, places[again])
     assert found == pytest.approx(wanted)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 5), max_size=30))
+def test_words_are_counted_by_bucket(hashes: list[int]) -> None:
+    tokens, counts = bucket_counts(np.array(hashes, dtype=np.uint64))
+    assert (tokens.dtype, counts.dtype) == (np.uint16, np.int32)
+    assert dict(zip(tokens.tolist(), counts.tolist())) == Counter(value % BUCKETS for value in hashes)
 
 
 def test_a_page_becomes_a_row_with_every_column() -> None:
