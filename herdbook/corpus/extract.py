@@ -12,7 +12,7 @@ from itertools import compress
 
 from herdbook.corpus.boilerplate import BLOCK, ExtractRules, Page
 from herdbook.corpus.markdown import without_markers
-from herdbook.corpus.phrases import no_text
+from herdbook.corpus.phrases import LONGEST, no_text
 from herdbook.corpus.strip import strip
 from herdbook.corpus.tree import CODE, Tree, attributes
 
@@ -161,9 +161,14 @@ class _Writer:
             words = piece.split()
             if words:
                 line = without_markers(" ".join(words))
-                if line and not (line[0] in "©(cC" and len(line) < 200 and COPYRIGHT.match(line)) and not no_text(line):
-                    self.lines.append(line)
-                    self.kinds.append(self.kind)
+                if len(line) < 200 and (
+                    not line
+                    or (line[0] in "©(cC" and COPYRIGHT.match(line))
+                    or (len(line) <= LONGEST and no_text(line))
+                ):
+                    continue
+                self.lines.append(line)
+                self.kinds.append(self.kind)
 
     def _image(self, token: int) -> None:
         """An image of a formula is its alternative text."""

@@ -182,6 +182,7 @@ class Tree:
         names, texts = self.names, self.texts
         self.sizes = sizes = list(map(len, map(str.strip, texts)))
         parents, opens, here = self.parents, self.opens, -1
+        add_parent, add_open = parents.append, opens.append
         self.closes, self.ends, self.text = closes, ends, text = [0] * len(names), [0] * len(names), [0] * len(names)
         for token, name in enumerate(names):
             if name in _ROWLESS:
@@ -196,9 +197,9 @@ class Tree:
                     texts[token] = ""
                     break
             else:
-                parents.append(here)
+                add_parent(here)
                 here = len(opens)
-                opens.append(token)
+                add_open(token)
             if size := sizes[token]:
                 text[here] += size
         while here >= 0:  # what is open at the end of the markup
@@ -277,9 +278,9 @@ class Tree:
 
 def _cut(markup: str) -> tuple[list[str], list[str], list[str]]:
     """The markup cut at its tags: their names, they themselves without brackets, and the text behind each."""
-    if markup.count("<") == markup.count(">"):
+    flat = markup.replace("<", ">").split(">")
+    if len(flat) == 2 * markup.count("<") + 1:
         # As parsers write markup, both signs stand in tags alone, but for what is in raw elements and comments.
-        flat = markup.replace("<", ">").split(">")
         tags, texts = flat[1::2], flat[2::2]
         names = [tag if " " not in tag else tag.partition(" ")[0] for tag in tags]
         kinds = set(names)
