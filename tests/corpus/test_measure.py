@@ -169,6 +169,8 @@ def test_lines_that_are_data_or_code_are_never_boilerplate() -> None:
     ]
     found = line_hashes(lines, ["t", "c", "t", "t", "h"], cut("\n".join(lines[:1] + lines[2:])))
     assert found[0] != 0 and not found[1:].any()
+    numbers = "الجدول ١٢ والصف ٣٤ والعمود ٥٦"
+    assert not line_hashes([numbers], ["t"], cut(numbers)).any()
     shouted = "WE USE cookies, to make this site better"
     assert line_hashes([shouted], ["t"], cut(shouted))[0] == found[0]
     for line in (lines[0], "Nous utilisons des « témoins » ici.", "Debian的未來、発展は続きます。安定版"):
