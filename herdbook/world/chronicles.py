@@ -169,9 +169,14 @@ def read_again(random: Random, sentences: list[str]) -> None:
 
 
 def short_chronicle(random: Random, deck: NeedleDeck, number: int, longest: int = 28) -> Article:
-    """A chronicle of 4 to `longest` sentences, shorter ones more often, with one to three needles, all asked for."""
-    needles = deck.draw(random.choice((1, 1, 1, 1, 2, 3)))
+    """A chronicle of 4 to `longest` sentences, shorter ones more often, with needles, all asked for.
+
+    One to three needles, and one more for every 30 sentences: a long page with a single needle teaches little for its
+    tokens, and nothing about telling one key from another.
+    """
+    few = random.choice((1, 1, 1, 1, 2, 3))
     sentences = [filler(random) for _ in range(round(4 * (longest / 4) ** random.random()))]
+    needles = deck.draw(few + min(len(sentences) // 30, 8))
     read_again(random, sentences)
     for needle in needles:
         sentences.insert(random.randint(0, len(sentences)), needle.sentence)
