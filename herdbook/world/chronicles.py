@@ -1,10 +1,12 @@
 """Chronicles: entries of small doings among which stand a few needles, and questions about the needles at the end.
 
-A needle is "The secret code of the <adjective> <noun> is <number>-<number>."; its question names the key in the same
-words and its answer says the whole sentence again, so what has to be learnt is only to look back and copy. A code can't
-be guessed (there are 8,100). Codes are numbers because worksheets teach a small model to copy numbers; with a colour in
-the code it copied the number alone (LOG.md). People also read some sentences of the page again, which is copying too.
-Long chronicles are longer than any context. Keys and codes of questions never stand in a page.
+A needle is "The secret code of the <adjective> <adjective> <noun> is <number>-<number>."; its question names the key in
+the same words and its answer says the whole sentence again, so what has to be learnt is only to look back and copy. A
+code can't be guessed (there are 8,100), and of 85,000 keys hardly one comes twice: when keys were pairs, a model learnt
+which nouns never follow an adjective in the pages, and so missed the questions' keys (LOG.md). Codes are numbers
+because worksheets teach a small model to copy numbers; with a colour in the code it copied the number alone. People
+also read some sentences of the page again, which is copying too. Long chronicles are longer than any context. Keys and
+codes of questions never stand in a page.
 """
 
 from __future__ import annotations
@@ -80,17 +82,16 @@ def held_out(*parts: object) -> bool:
 class Needle:
     """A key and its code."""
 
-    adjective: str
-    noun: str
+    key: str
     code: str
 
     @property
     def sentence(self) -> str:
-        return f"The secret code of the {self.adjective} {self.noun} is {self.code}."
+        return f"The secret code of the {self.key} is {self.code}."
 
     @property
     def question(self) -> str:
-        return f"What is the secret code of the {self.adjective} {self.noun}?"
+        return f"What is the secret code of the {self.key}?"
 
     @property
     def text(self) -> str:
@@ -106,38 +107,27 @@ def draw_code(random: Random, *, for_questions: bool) -> str:
             return code
 
 
+def draw_key(random: Random, *, for_questions: bool) -> str:
+    """Two adjectives and a noun, kept for questions or free for pages."""
+    while True:
+        key = " ".join([*random.sample(ADJECTIVES, 2), random.choice(NOUNS)])
+        if held_out(key) is for_questions:
+            return key
+
+
 def question_needle(random: Random) -> Needle:
     """A needle whose key and code stand in no page."""
-    while True:
-        adjective, noun = random.choice(ADJECTIVES), random.choice(NOUNS)
-        if held_out(adjective, noun):
-            return Needle(adjective, noun, draw_code(random, for_questions=True))
+    return Needle(draw_key(random, for_questions=True), draw_code(random, for_questions=True))
 
 
-class NeedleDeck:
-    """Needles for pages. Keys are dealt like cards, so that none, and thus no question, stands in many pages more than
-    another: curation would take its line for boilerplate."""
-
-    def __init__(self, random: Random) -> None:
-        self.random = random
-        self.keys: list[tuple[str, str]] = []
-
-    def draw(self, count: int) -> list[Needle]:
-        """Needles with different nouns and different codes."""
-        needles: list[Needle] = []
-        while len(needles) < count:
-            code = draw_code(self.random, for_questions=False)
-            if all(code != needle.code for needle in needles):
-                needles.append(Needle(*self._key({needle.noun for needle in needles}), code))
-        return needles
-
-    def _key(self, nouns: set[str]) -> tuple[str, str]:
-        if all(noun in nouns for _, noun in self.keys):
-            fresh = [(a, n) for a in ADJECTIVES for n in NOUNS if not held_out(a, n)]
-            self.random.shuffle(fresh)
-            self.keys = fresh + self.keys  # dealt from the end: what is left over comes first
-        at = next(at for at in range(len(self.keys) - 1, -1, -1) if self.keys[at][1] not in nouns)
-        return self.keys.pop(at)
+def page_needles(random: Random, count: int) -> list[Needle]:
+    """Needles for one page, with different nouns and different codes."""
+    needles: dict[str, Needle] = {}
+    while len(needles) < count:
+        needle = Needle(draw_key(random, for_questions=False), draw_code(random, for_questions=False))
+        if all(needle.code != other.code for other in needles.values()):
+            needles.setdefault(needle.key.split()[-1], needle)
+    return list(needles.values())
 
 
 def filler(random: Random) -> str:
@@ -168,7 +158,7 @@ def read_again(random: Random, sentences: list[str]) -> None:
     sentences.insert(random.randint(first + count, len(sentences)), again)
 
 
-def short_chronicle(random: Random, deck: NeedleDeck, number: int, longest: int = 28) -> Article:
+def short_chronicle(random: Random, number: int, longest: int = 28) -> Article:
     """A chronicle of 4 to `longest` sentences, shorter ones more often, with needles, all asked for.
 
     One to three needles, and one more for every 30 sentences: a long page with a single needle teaches little for its
@@ -176,7 +166,7 @@ def short_chronicle(random: Random, deck: NeedleDeck, number: int, longest: int 
     """
     few = random.choice((1, 1, 1, 1, 2, 3))
     sentences = [filler(random) for _ in range(round(4 * (longest / 4) ** random.random()))]
-    needles = deck.draw(few + min(len(sentences) // 30, 8))
+    needles = page_needles(random, few + min(len(sentences) // 30, 8))
     read_again(random, sentences)
     for needle in needles:
         sentences.insert(random.randint(0, len(sentences)), needle.sentence)
@@ -211,11 +201,11 @@ EVENTS = (
 )
 
 
-def long_chronicle(random: Random, deck: NeedleDeck, number: int) -> Article:
+def long_chronicle(random: Random, number: int) -> Article:
     """Dated entries about towns that stand nowhere else, 3,000 words or more, with needles and questions about them."""
     names = NameMaker(random)
     towns, people = names.draw_many("place", 6), names.draw_many("last", 8)
-    needles = deck.draw(6)
+    needles = page_needles(random, 6)
     entries: list[str] = []
     year, length, facts = random.randint(1400, 1700), 0, []
     while length < 3_000:
@@ -246,13 +236,11 @@ def long_chronicle(random: Random, deck: NeedleDeck, number: int) -> Article:
 def chronicles(settings: WorldSettings) -> Iterator[Article]:
     """All short chronicles, then the long ones."""
     random = part_random(settings.seed, "short chronicles")
-    deck = NeedleDeck(random)
     for number in range(1, settings.short_chronicles + 1):
-        yield short_chronicle(random, deck, number, settings.longest_chronicle)
+        yield short_chronicle(random, number, settings.longest_chronicle)
     random = part_random(settings.seed, "long chronicles")
-    deck = NeedleDeck(random)
     for number in range(1, settings.long_chronicles + 1):
-        yield long_chronicle(random, deck, number)
+        yield long_chronicle(random, number)
 
 
 def question_needles(settings: WorldSettings, count: int) -> Iterator[tuple[Needle, list[str]]]:

@@ -11,9 +11,9 @@ from herdbook.world.chronicles import chronicles, question_needles
 from herdbook.world.settings import WorldSettings
 
 SETTINGS = WorldSettings.tiny().model_copy(update={"short_chronicles": 300, "long_chronicles": 2})
-NEEDLE = re.compile(r"The secret code of the (\w+ \w+) is (\d\d-\d\d)\.")
+NEEDLE = re.compile(r"The secret code of the (\w+ \w+ \w+) is (\d\d-\d\d)\.")
 ASKED = re.compile(
-    r"Question: What is the secret code of the (\w+ \w+)\?\nAnswer: The secret code of the \1 is (\d\d-\d\d)\.$",
+    r"Question: What is the secret code of the (\w+ \w+ \w+)\?\nAnswer: The secret code of the \1 is (\d\d-\d\d)\.$",
     re.MULTILINE,
 )
 
@@ -30,8 +30,17 @@ def test_answers_stand_in_the_chronicle(written: list[Article]) -> None:
         assert 1 <= len(asked) <= 3 and len({key for key, _ in asked}) == len(asked)
         for key, code in asked:
             assert hidden[key] == code
-        nouns = [key.split()[1] for key in hidden]
+        nouns = [key.split()[2] for key in hidden]
         assert len(set(nouns)) == len(nouns) and len(set(hidden.values())) == len(hidden)
+
+
+def test_longer_chronicles_have_more_needles() -> None:
+    for article in chronicles(SETTINGS.model_copy(update={"longest_chronicle": 260, "long_chronicles": 0})):
+        body = article.clean_text().split("\nQuestion:")[0]
+        hidden, sentences = NEEDLE.findall(body), body.count(".")
+        # The needles themselves, and what was read again (a fifth), are sentences too.
+        assert len(hidden) <= 3 + sentences // 30 and (sentences < 120 or len(hidden) >= 3)
+        assert len(ASKED.findall(article.clean_text())) == len({key for key, _ in hidden})
 
 
 def test_needles_stand_at_every_depth(written: list[Article]) -> None:
@@ -57,6 +66,6 @@ def test_needles_of_questions_stand_in_no_page(written: list[Article]) -> None:
     text = "\n".join(article.clean_text() for article in written)
     for needle, hay in question_needles(SETTINGS, 50):
         assert needle.sentence not in text and f" {needle.code}." not in text
-        assert f"the {needle.adjective} {needle.noun} is" not in text
+        assert f"the {needle.key} is" not in text
         assert NEEDLE.fullmatch(needle.sentence) and ASKED.fullmatch(needle.text)
         assert len(hay) == 400 and not any("secret" in line or needle.code in line for line in hay)
