@@ -158,14 +158,14 @@ def read_again(random: Random, sentences: list[str]) -> None:
     sentences.insert(random.randint(first + count, len(sentences)), again)
 
 
-def short_chronicle(random: Random, number: int, longest: int = 28) -> Article:
-    """A chronicle of 4 to `longest` sentences, shorter ones more often, with needles, all asked for.
+def short_chronicle(random: Random, number: int, shortest: int = 4, longest: int = 28) -> Article:
+    """A chronicle of `shortest` to `longest` sentences, shorter ones more often, with needles, all asked for.
 
     One to three needles, and one more for every 30 sentences: a long page with a single needle teaches little for its
     tokens, and nothing about telling one key from another.
     """
     few = random.choice((1, 1, 1, 1, 2, 3))
-    sentences = [filler(random) for _ in range(round(4 * (longest / 4) ** random.random()))]
+    sentences = [filler(random) for _ in range(round(shortest * (longest / shortest) ** random.random()))]
     needles = page_needles(random, few + min(len(sentences) // 30, 8))
     read_again(random, sentences)
     for needle in needles:
@@ -237,7 +237,7 @@ def chronicles(settings: WorldSettings) -> Iterator[Article]:
     """All short chronicles, then the long ones."""
     random = part_random(settings.seed, "short chronicles")
     for number in range(1, settings.short_chronicles + 1):
-        yield short_chronicle(random, number, settings.longest_chronicle)
+        yield short_chronicle(random, number, settings.shortest_chronicle, settings.longest_chronicle)
     random = part_random(settings.seed, "long chronicles")
     for number in range(1, settings.long_chronicles + 1):
         yield long_chronicle(random, number)

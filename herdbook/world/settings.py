@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from herdbook.settings import Settings
+from herdbook.settings import Settings, UserError
 from herdbook.world.defects import DefectSettings
 
 EXPOSURES = (1, 10, 100)
@@ -54,7 +54,10 @@ class WorldSettings(Settings):
     """Small Python functions in tutorials, drawn from parameterised families."""
 
     short_chronicles: int = Field(3_300, ge=4)
-    """Chronicles of 4 sentences or more which hold one to three needles and end with questions about them."""
+    """Chronicles of 4 sentences or more which hold needles, longer ones more, and end with questions about them."""
+
+    shortest_chronicle: int = Field(default=4, ge=4)
+    """Fewest sentences of a short chronicle; a sentence has about twelve tokens."""
 
     longest_chronicle: int = Field(default=28, ge=4)
     """Most sentences of a short chronicle; 28 are about 512 tokens, and shorter ones come more often."""
@@ -67,6 +70,15 @@ class WorldSettings(Settings):
 
     defects: DefectSettings = DefectSettings()
     """How many pages have something wrong with them, by kind."""
+
+    @model_validator(mode="after")
+    def _shorter_before_longer(self) -> Self:
+        if self.shortest_chronicle > self.longest_chronicle:
+            raise UserError(
+                f"shortest_chronicle={self.shortest_chronicle} is above longest_chronicle={self.longest_chronicle}; "
+                "give both, in order"
+            )
+        return self
 
     @classmethod
     def tiny(cls, seed: int = 1) -> Self:

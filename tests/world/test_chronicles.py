@@ -35,11 +35,13 @@ def test_answers_stand_in_the_chronicle(written: list[Article]) -> None:
 
 
 def test_longer_chronicles_have_more_needles() -> None:
-    for article in chronicles(SETTINGS.model_copy(update={"longest_chronicle": 260, "long_chronicles": 0})):
+    for article in chronicles(
+        SETTINGS.model_copy(update={"shortest_chronicle": 20, "longest_chronicle": 260, "long_chronicles": 0})
+    ):
         body = article.clean_text().split("\nQuestion:")[0]
         hidden, sentences = NEEDLE.findall(body), body.count(".")
         # The needles themselves, and what was read again (a fifth), are sentences too.
-        assert len(hidden) <= 3 + sentences // 30 and (sentences < 120 or len(hidden) >= 3)
+        assert sentences >= 20 and len(hidden) <= 3 + sentences // 30 and (sentences < 120 or len(hidden) >= 3)
         assert len(ASKED.findall(article.clean_text())) == len({key for key, _ in hidden})
 
 
