@@ -169,7 +169,8 @@ def short_chronicle(random: Random, number: int, shortest: int = 4, longest: int
     needles = page_needles(random, few + min(len(sentences) // 30, 8))
     read_again(random, sentences)
     for needle in needles:
-        sentences.insert(random.randint(0, len(sentences)), needle.sentence)
+        # The very beginning is where a long page's needles are missed, and where chance would put few.
+        sentences.insert(0 if random.random() < 0.1 else random.randint(0, len(sentences)), needle.sentence)
     blocks = []
     while sentences:
         cut = random.randint(4, 8)
