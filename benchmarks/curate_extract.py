@@ -73,7 +73,7 @@ def extractor(name: str) -> Callable[[str], tuple[str, str]]:
 
 
 def work(name: str, folder: Path) -> None:
-    """Extract all pages twice (the first time warms up) and print the figures of the second."""
+    """Extract twenty pages to warm up, then all of them, and print the figures of that."""
     chosen = pages(folder)
     extract = extractor(name)
     for html, _ in list(chosen.values())[:20]:
