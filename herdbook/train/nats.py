@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from herdbook.model.documents import Documents
 from herdbook.train.loss import CHUNK_NUMBERS, CHUNK_ROWS, IGNORED
-from herdbook.train.spread import all_gather_into, is_spread
+from herdbook.train.spread import all_gather_into, own_words, words_each
 
 
 def token_nats(
@@ -35,7 +35,7 @@ def token_nats(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     index = (targets != IGNORED).nonzero().squeeze(1)
     rows = chunk or max(CHUNK_ROWS, CHUNK_NUMBERS // weight.shape[0])
-    words, first, group = _words_here(weight)
+    words, first, group = own_words(weight)
     nats = _TokenNats.apply(
         hidden.index_select(0, index), words, targets.index_select(0, index), first, rows, dtype, group
     )
@@ -47,7 +47,7 @@ def scores(
     weight: Tensor,  # (V, D) of a small head: a reward model's has V = 1
 ) -> Tensor:  # (N, V) float32 (float64 for float64 inputs)
     """hidden @ weight.T, whole on every rank."""
-    words, _, group = _words_here(weight)
+    words, _, group = own_words(weight)
     found = F.linear(hidden, words)
     found = found if found.dtype == torch.float64 else found.float()
     return found if group is None else _AllWords.apply(found, weight.shape[0], group)
@@ -68,21 +68,6 @@ def document_sums(
         numbers = context.own(numbers)
     sums = values.new_zeros(len(documents.lengths)).index_add(0, numbers.flatten(), values.flatten())
     return sums if context is None else _SumOnce.apply(sums, context.group)
-
-
-def _words_here(weight: Any) -> tuple[Tensor, int, dist.ProcessGroup | None]:
-    """This rank's words of a head, the first one's number, and the ranks that have the others."""
-    if not is_spread(weight):
-        return weight, 0, None
-    from torch.distributed.tensor import Shard
-
-    mesh = weight.device_mesh
-    first = min(mesh.get_local_rank() * _each(weight.shape[0], mesh.size()), weight.shape[0])
-    return weight.to_local(grad_placements=[Shard(0)]), first, mesh.get_group()
-
-
-def _each(words: int, ranks: int) -> int:
-    return -(-words // ranks)  # DTensor gives every rank but the last ones as many
 
 
 class _TokenNats(torch.autograd.Function):
@@ -153,7 +138,7 @@ class _AllWords(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, words: int, group: dist.ProcessGroup) -> Tensor:
         ranks, rank = dist.get_world_size(group), dist.get_rank(group)
-        each = _each(words, ranks)
+        each = words_each(words, ranks)
         ctx.here = slice(min(rank * each, words), min(rank * each, words) + part.shape[1])
         padded = part.new_zeros(each, len(part))
         padded[: part.shape[1]] = part.t()

@@ -108,3 +108,19 @@ def _group_of(weight: Any) -> dist.ProcessGroup:
     if key not in _groups:
         _groups[key] = dist.new_group(list(key), use_local_synchronization=True)
     return _groups[key]
+
+
+def own_words(weight: Any) -> tuple[Tensor, int, dist.ProcessGroup | None]:
+    """This rank's words of a head (V, D), the first one's number, and the ranks that have the others (None: whole)."""
+    if not is_spread(weight):
+        return weight, 0, None
+    from torch.distributed.tensor import Shard
+
+    mesh = weight.device_mesh
+    first = min(mesh.get_local_rank() * words_each(weight.shape[0], mesh.size()), weight.shape[0])
+    return weight.to_local(grad_placements=[Shard(0)]), first, mesh.get_group()
+
+
+def words_each(words: int, ranks: int) -> int:
+    """Words of each rank but the last ones, which may have fewer, as DTensor cuts."""
+    return -(-words // ranks)

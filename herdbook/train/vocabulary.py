@@ -12,7 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
+
+from herdbook.train.spread import own_words
 
 
 def parallel_cross_entropy(
@@ -23,12 +25,10 @@ def parallel_cross_entropy(
     dtype: torch.dtype,  # of the products
 ) -> Tensor:
     """Summed -log softmax(hidden @ weight.T)[target] in nats, on every rank; hidden's gradient is this rank's part."""
-    mesh = weight.device_mesh
-    mine = weight.to_local(grad_placements=[Shard(0)])
-    each = -(-weight.shape[0] // mesh.size())  # DTensor gives every rank but the last ones as many
-    first = min(mesh.get_local_rank() * each, weight.shape[0])
+    mine, first, group = own_words(weight)
+    assert group is not None
     learns = torch.is_grad_enabled()
-    total: Tensor = _ParallelCrossEntropy.apply(hidden, mine, targets, first, rows, dtype, mesh.get_group(), learns)
+    total: Tensor = _ParallelCrossEntropy.apply(hidden, mine, targets, first, rows, dtype, group, learns)
     return total
 
 
