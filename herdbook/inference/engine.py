@@ -1,64 +1,41 @@
-"""The engine (§6): many prompts in, answers out, over one preallocated key/value cache.
+"""The engine (§6): prompts in, answers out, any number at once, over one paged key/value cache.
 
-Prompts are read packed end to end (no padding), then all rows take one step at a time; rows that are done
-leave, and the cache shrinks when half of them have left. An answer is a function of prompt, settings and
-seed: who else is in the batch changes nothing.
+Requests come and go at each step: `submit` queues one, `step` runs the model once over all that can go on,
+`generate` and `stream` are these two in a loop. Prompts that begin alike are read once. An answer is a function of
+prompt, settings, seed and number: who else is in the batch, and in which pieces a prompt is read, changes nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from herdbook.files import read_json
+from herdbook.inference.decode import Batch, Eager, Runner
+from herdbook.inference.graphs import Graphs
+from herdbook.inference.logprobs import LOGITS, token_logprobs
+from herdbook.inference.native import Compile, Native, native_runner
+from herdbook.inference.request import Completion, Request, TokenLogprob, check_prompt
 from herdbook.inference.sampler import Sampler, Sampling, request_key
+from herdbook.inference.scheduler import Load, Scheduler
 from herdbook.inference.score import Score, score
-from herdbook.inference.text import GrowingText
-from herdbook.model.cache import KVCache
-from herdbook.model.documents import Documents
+from herdbook.model.cache import BLOCK, KVPool
 from herdbook.model.huggingface import load_model
 from herdbook.model.meta import load_meta
 from herdbook.model.transformer import Transformer
 from herdbook.settings import UserError
 from herdbook.tokens.tokenizer import Tokenizer
 
-__all__ = ["Completion", "Engine", "Sampling", "Score"]
-
-
-@dataclass(frozen=True)
-class Completion:
-    """An answer."""
-
-    text: str
-    """Its text, without stop text and special tokens."""
-
-    token_ids: list[int]
-    """All tokens drawn, the one that ended it included."""
-
-    finish_reason: Literal["stop", "length"]
-    """`stop`: a stop token or text came; `length`: max_tokens or the model's context was used up."""
-
-
-@dataclass
-class _Request:
-    prompt: list[int]
-    sampling: Sampling
-    key: int
-    room: int  # tokens it may draw
-    text: GrowingText
-    ids: list[int] = field(default_factory=list)
-    finish: Literal["stop", "length"] | None = None
-    piece: str = ""  # text that became certain in the last step
+__all__ = ["Completion", "Engine", "Load", "Request", "Sampling", "Score", "TokenLogprob"]
 
 
 class Engine:
-    """A model, its tokenizer, and how much is done at a time."""
+    """A model, its tokenizer, its cache, and the requests at work. All of it is used from one thread."""
 
     def __init__(
         self,
@@ -68,16 +45,35 @@ class Engine:
         *,
         rows: int = 64,
         row_tokens: int | None = None,
+        step_tokens: int | None = None,
         cache_bytes: int | None = None,
+        blocks: int | None = None,
+        compile: Compile = "auto",
     ) -> None:
-        """`rows`: most answers written at once; `row_tokens`: tokens read at once; `cache_bytes`: cache's limit."""
+        """`rows`: most answers written at once; `row_tokens`: tokens that `score` reads at once; `step_tokens`: most
+        tokens in a step, so the longest that running answers wait for a prompt; `cache_bytes` or `blocks`: the cache;
+        `compile`: whether to run code compiled for this processor (auto: where there is a compiler and a use for it).
+        """
         self.model, self.tokenizer = model.eval(), tokenizer
         self.stop_ids = frozenset([tokenizer.eos_id] if stop_ids is None else stop_ids)
         self.device = model.embedding.weight.device
         self.rows = rows
         on_cpu = self.device.type == "cpu"
         self.row_tokens = row_tokens or (4096 if on_cpu else 32_768)
-        self.cache_bytes = cache_bytes or ((1 if on_cpu else 16) << 30)
+        dtype, config = model.embedding.weight.dtype, model.config
+        most = rows * -(-config.max_length // BLOCK)
+        held = (cache_bytes or ((1 if on_cpu else 16) << 30)) // KVPool.block_bytes(config, dtype)
+        blocks = blocks or max(1, min(most, held))
+        self.limit = min(config.max_length, blocks * BLOCK)
+        """Most tokens of prompt and answer together: the model's context, or the whole cache if that is smaller."""
+        self.scheduler = Scheduler(blocks, BLOCK, rows, step_tokens or (1024 if on_cpu else 8192), config.max_length)
+        # On a GPU one block more, which the scheduler never gives out: see `Graphs`.
+        self.pool = KVPool(config, blocks if on_cpu else blocks + 1, dtype=dtype, device=self.device)
+        self.runner = self._runner(compile)
+        self.compiled_draw = self.runner.draw if isinstance(self.runner, Native) else None
+        self.drawers: list[Request] = []  # whose settings `sampler` holds
+        self.sampler = Sampler([], [], self.device)
+        self.words = {rank: data for data, rank in tokenizer.ranks.items()}  # special tokens are no text
 
     @classmethod
     def load(
@@ -87,6 +83,7 @@ class Engine:
         device: str | None = None,
         dtype: torch.dtype | None = None,
         rows: int = 64,
+        compile: Compile = "auto",
     ) -> Engine:
         """The model of a folder: Hugging Face's layout, Meta's, or a model entry of the book.
 
@@ -99,20 +96,79 @@ class Engine:
         if dtype is None and device == "cpu" and not cpu_has_bfloat16():
             dtype = torch.float32
         if (folder / "params.json").is_file() and not (folder / "config.json").is_file():
-            return cls(load_meta(folder, dtype=dtype, device=device), Tokenizer.load(folder), rows=rows)
+            return cls(
+                load_meta(folder, dtype=dtype, device=device), Tokenizer.load(folder), rows=rows, compile=compile
+            )
         model = load_model(folder, dtype=dtype, device=device)
         tokenizer = Tokenizer.load(folder)
-        return cls(model, tokenizer, read_stop_ids(folder) or [tokenizer.eos_id], rows=rows)
+        return cls(model, tokenizer, read_stop_ids(folder) or [tokenizer.eos_id], rows=rows, compile=compile)
 
-    @property
-    def limit(self) -> int:
-        """Most tokens of prompt and answer together."""
-        return self.model.config.max_length
+    def _runner(self, compile: Compile) -> Runner:
+        """The fastest way to run the model here."""
+        if self.device.type == "cuda" and compile != "no" and not self.model.config.experts:
+            return Graphs(self.model, self.pool, self.rows)
+        return native_runner(self.model, self.pool, compile) or Eager(self.model, self.pool)
 
     @property
     def knows_chat(self) -> bool:
         """Whether the model was taught to end its turns: its folder then names `<|eot_id|>` as an end."""
         return self.tokenizer.eot_id in self.stop_ids
+
+    @property
+    def busy(self) -> Load:
+        """How many requests run and wait, and how much of the cache they hold."""
+        return self.scheduler.load
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling | None = None, *, number: int = 0) -> Request:
+        """Queue a prompt; `step` does the work. `number`: which of several answers to one prompt this is.
+
+        Raises UserError for a prompt that is empty, holds an unknown id, or leaves no room for an answer.
+        """
+        sampling, prompt = sampling or Sampling(), list(prompt)
+        if wrong := check_prompt(prompt, self.model.config.vocab_size):
+            raise UserError(f"the prompt {wrong}")
+        if len(prompt) + min(sampling.max_tokens, 1) > self.limit:
+            raise UserError(
+                f"the prompt has {len(prompt)} tokens; the model holds {self.limit}, so no answer fits behind it"
+            )
+        room = min(sampling.max_tokens, self.limit - len(prompt))
+        request = Request(prompt, sampling, request_key(sampling.seed, prompt, number), room)
+        self.scheduler.waiting.append(request)
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Take a request out; its blocks are free at once. One that has ended is left as it is."""
+        if request.finish is None:
+            self.scheduler.drop(request)
+
+    def step(self) -> list[Request]:
+        """Run the model once over all requests that can go on.
+
+        Returns those that got a token, ended, or had a piece of a long prompt read (then nothing of theirs has
+        changed yet); an empty list only when nothing is left to do.
+        """
+        with torch.inference_mode():
+            plan = self.scheduler.plan()
+            if not plan:
+                return []
+            try:
+                hidden, wanted = self._run(plan)
+                self._score_prompts(plan, hidden, wanted)
+                for request, count in plan:
+                    request.read += count
+                    request.piece = ""
+                last = [at for at, (request, place) in enumerate(wanted) if place == len(request.tokens) - 1]
+                drawing = [wanted[at][0] for at in last]
+                if drawing:
+                    self._draw(drawing, hidden if len(last) == len(wanted) else hidden[last])
+            except BaseException:
+                # Blocks may have been named whose contents were never written.
+                self.scheduler.blocks.forget()
+                raise
+        for request in drawing:
+            if request.finish is not None:
+                self.scheduler.drop(request)
+        return [request for request, _ in plan]
 
     def generate(
         self, prompts: Sequence[str | Sequence[int]], sampling: Sampling | Sequence[Sampling] | None = None
@@ -122,11 +178,16 @@ class Engine:
         A prompt given several times gets several answers when drawn by chance. Raises UserError for a prompt that
         is empty or leaves no room for an answer.
         """
-        requests = self._requests(prompts, sampling)
-        for batch in self._batches(requests):
-            for _ in self._run(batch):
-                pass
-        return [Completion(r.text.text, r.ids, r.finish or "length") for r in requests]
+        requests = self._submit_all(prompts, sampling)
+        try:
+            waited = set(requests)
+            while waited:
+                if any(request.finish is not None for request in self.step()):
+                    waited = {request for request in waited if request.finish is None}
+        finally:
+            for request in requests:
+                self.cancel(request)
+        return [request.completion for request in requests]
 
     def stream(self, prompt: str | Sequence[int], sampling: Sampling | None = None) -> Iterator[str]:
         """The answer to one prompt in pieces of text as they become certain; joined, they are `generate`'s text."""
@@ -136,114 +197,137 @@ class Engine:
         self, prompt: str | Sequence[int], sampling: Sampling | None = None
     ) -> Iterator[tuple[str, int]]:
         """`stream` with one item per token drawn: the piece (may be empty) and how many tokens were drawn so far."""
-        requests = self._requests([prompt], sampling)
-        return ((requests[0].piece, len(requests[0].ids)) for _ in self._run(requests))
+        request = self._submit_all([prompt], sampling)[0]
+        return self._follow(request)
+
+    def _follow(self, request: Request) -> Iterator[tuple[str, int]]:
+        seen, shown = 0, 0
+        try:
+            while request.finish is None:
+                self.step()
+                if len(request.ids) > seen:  # several, if others called `step` in between
+                    piece = request.text[shown:]
+                    seen, shown = len(request.ids), len(request.text)
+                    yield piece, seen
+        finally:
+            self.cancel(request)
 
     def score(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Score]:
         """How likely each continuation is after its prompt; see `Score`."""
         return score(self.model, prompts, continuations, self.row_tokens)
 
-    def _requests(
+    def _submit_all(
         self, prompts: Sequence[str | Sequence[int]], sampling: Sampling | Sequence[Sampling] | None
-    ) -> list[_Request]:
+    ) -> list[Request]:
         settings = [sampling or Sampling()] * len(prompts) if not isinstance(sampling, Sequence) else list(sampling)
         if len(settings) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts but {len(settings)} samplings")
         seen: Counter[tuple[int, ...]] = Counter()
-        requests = []
+        requests: list[Request] = []
         for number, (prompt, one) in enumerate(zip(prompts, settings, strict=True)):
             ids = self.tokenizer.encode(prompt, bos=True) if isinstance(prompt, str) else list(prompt)
-            if not ids:
-                raise UserError(f"prompt {number} is empty; begin it with the begin-of-text token")
-            if len(ids) >= self.limit:
-                raise UserError(
-                    f"prompt {number} has {len(ids)} tokens; the model holds {self.limit}, so no answer fits behind it"
-                )
-            key = request_key(one.seed, ids, seen[tuple(ids)])
+            try:
+                requests.append(self.submit(ids, one, number=seen[tuple(ids)]))
+            except UserError as error:
+                for request in requests:
+                    self.cancel(request)
+                raise UserError(str(error).replace("the prompt", f"prompt {number}", 1)) from None
             seen[tuple(ids)] += 1
-            room = min(one.max_tokens, self.limit - len(ids))
-            requests.append(_Request(ids, one, key, room, GrowingText(one.stop)))
         return requests
 
-    def _batches(self, requests: list[_Request]) -> Iterator[list[_Request]]:
-        """Requests of like length together, as many as rows and the cache's memory allow."""
-        config = self.model.config
-        item = self.model.embedding.weight.element_size()
-        place = 2 * config.layers * config.kv_heads * config.head_width * item
-        batch: list[_Request] = []
-        longest = 0
-        for request in sorted(requests, key=lambda r: len(r.prompt) + r.room):
-            longest = max(longest, len(request.prompt) + request.room)
-            if batch and (len(batch) == self.rows or (len(batch) + 1) * longest * place > self.cache_bytes):
-                yield batch
-                batch, longest = [], len(request.prompt) + request.room
-            batch.append(request)
-        if batch:
-            yield batch
+    def _run(self, plan: list[tuple[Request, int]]) -> tuple[Tensor, list[tuple[Request, int]]]:
+        """The forward pass; what the head reads at the wanted tokens, and which tokens of whom those are."""
+        tokens: list[int] = []
+        wanted: list[tuple[Request, int]] = []
+        places: list[int] = []
+        for request, count in plan:
+            first, end = request.read, request.read + count
+            ends_here = end == len(request.tokens)
+            if request.prompt_scored:
+                from_here = end - 1 if ends_here else end
+            else:
+                assert request.prompt_logprobs is not None
+                from_here = max(first, len(request.prompt_logprobs) - 1)
+            wanted += [(request, place) for place in range(from_here, end)]
+            places += range(len(tokens) + from_here - first, len(tokens) + count)
+            tokens += request.tokens[first:end] if count > 1 else [request.tokens[first]]
+        longest = max(len(request.table) for request, _ in plan)
+        rows = [request.row for request, _ in plan]
+        batch = Batch(
+            np.array(tokens, np.int32),
+            np.array([count for _, count in plan], np.int32),
+            np.array([request.read for request, _ in plan], np.int32),
+            self.scheduler.tables[rows, :longest],
+            np.array(places, np.int32),
+        )
+        return self.runner(batch), wanted
 
-    def _run(self, requests: list[_Request]) -> Iterator[None]:
-        """Draw the batch's answers; yields after each step."""
-        places = max(len(request.prompt) + request.room for request in requests)
-        weight = self.model.embedding.weight
-        with torch.inference_mode():
-            cache = KVCache(self.model.config, len(requests), places, weight.dtype, self.device)
-            logits = self._read_prompts(requests, cache)
-        active, sampler = requests, self._sampler(requests)
-        while True:
-            with torch.inference_mode():
-                tokens = sampler.draw(logits, [len(request.ids) for request in active])
-            for request, token in zip(active, tokens.tolist(), strict=True):
-                self._take(request, token)
-            yield
-            going = [row for row, request in enumerate(active) if request.finish is None]
-            if not going:
-                return
-            with torch.inference_mode():
-                if 2 * len(going) <= len(active):
-                    cache.keep(going)
-                    active, tokens = [active[row] for row in going], tokens[going]
-                    sampler = self._sampler(active)
-                elif len(going) < len(active):  # rows that are done step on the spot until the cache shrinks
-                    cache.cut([0 if r.finish else n for r, n in zip(active, cache.host_lengths, strict=True)])
-                logits = self.model(tokens[:, None], cache=cache)[:, 0]
+    def _score_prompts(
+        self, plan: list[tuple[Request, int]], hidden: Tensor, wanted: list[tuple[Request, int]]
+    ) -> None:
+        """Log-probabilities of prompts' tokens, for those who asked."""
+        if all(request.prompt_scored for request, _ in plan):
+            return
+        asked = [at for at, (r, place) in enumerate(wanted) if not r.prompt_scored and place + 1 < len(r.prompt)]
+        size = max(1, LOGITS // self.model.config.vocab_size)
+        for part in (asked[start : start + size] for start in range(0, len(asked), size)):
+            targets = [r.prompt[place + 1] for r, place in (wanted[at] for at in part)]
+            tops = [wanted[at][0].sampling.prompt_logprobs or 0 for at in part]
+            for at, found in zip(part, token_logprobs(self.runner.head(hidden[part]), targets, tops), strict=True):
+                prompt_logprobs = wanted[at][0].prompt_logprobs
+                assert prompt_logprobs is not None
+                prompt_logprobs.append(found)
 
-    def _sampler(self, requests: list[_Request]) -> Sampler:
-        return Sampler([r.sampling for r in requests], [r.key for r in requests], self.device)
+    def _draw(self, requests: list[Request], hidden: Tensor) -> None:
+        """Draw the next token of each and count it to its answer."""
+        if requests != self.drawers:
+            self.drawers = requests
+            self.sampler = Sampler(
+                [r.sampling for r in requests], [r.key for r in requests], self.device, self.compiled_draw
+            )
+        raw = self.runner.head(hidden)
+        logits = raw
+        adjusted = [row for row, request in enumerate(requests) if request.adjuster is not None]
+        if adjusted:
+            logits = raw.float().clone()
+            for row in adjusted:
+                adjuster = requests[row].adjuster
+                assert adjuster is not None
+                adjuster.apply(logits[row])
+        tokens = self.sampler.draw(logits, [len(request.ids) for request in requests]).tolist()
+        asked = [row for row, request in enumerate(requests) if request.logprobs is not None and request.room]
+        if asked:
+            tops = [requests[row].sampling.logprobs or 0 for row in asked]
+            found = token_logprobs(raw[asked], [tokens[row] for row in asked], tops)
+            for row, logprob in zip(asked, found, strict=True):
+                logprobs = requests[row].logprobs
+                assert logprobs is not None
+                logprobs.append(logprob)
+        for request, token in zip(requests, tokens, strict=True):
+            self._take(request, token)
 
-    def _read_prompts(self, requests: list[_Request], cache: KVCache) -> Tensor:
-        """Read all prompts into the cache, packed; returns the (B, V) logits behind each."""
-        lengths = [len(request.prompt) for request in requests]
-        logits, start = [], 0
-        while start < len(requests):
-            stop, used = start + 1, lengths[start]
-            while stop < len(requests) and used + lengths[stop] <= self.row_tokens:
-                used += lengths[stop]
-                stop += 1
-            packed = [token for request in requests[start:stop] for token in request.prompt]
-            documents = Documents.from_lengths(lengths[start:stop], self.device)
-            row = torch.tensor([packed], device=self.device)
-            hidden = self.model.hidden(row, documents, cache.part(start, stop))[0]
-            logits.append(self.model.head(hidden[documents.borders[1:].long() - 1]))
-            start = stop
-        cache.cut(lengths)
-        return torch.cat(logits)
-
-    def _take(self, request: _Request, token: int) -> None:
+    def _take(self, request: Request, token: int) -> None:
         """Count a drawn token to its answer, and see whether it ends it."""
-        request.piece = ""
-        if request.finish is not None:
+        if request.room == 0:  # only its prompt was to be read
+            request.finish = "length"
             return
         request.ids.append(token)
-        if token in self.stop_ids or token in request.sampling.stop_ids:
+        request.tokens.append(token)
+        sampling, adjuster = request.sampling, request.adjuster
+        if adjuster is not None:
+            adjuster.take(token)
+        if (token in self.stop_ids and not sampling.ignore_end) or token in sampling.stop_ids:
             request.finish = "stop"
-        elif token < len(self.tokenizer.ranks):  # special tokens are no text
-            request.piece = request.text.feed(self.tokenizer.decode_bytes([token]))
-            if request.text.stopped:
+        elif (data := self.words.get(token)) is not None:
+            request.piece = request.growing.feed(data)
+            if request.growing.stopped:
                 request.finish = "stop"
+        if request.finish is None and adjuster is not None and adjuster.ended:
+            request.finish = "stop"
         if request.finish is None and len(request.ids) == request.room:
             request.finish = "length"
         if request.finish is not None:
-            request.piece += request.text.finish()
+            request.piece += request.growing.finish()
 
 
 def cpu_has_bfloat16() -> bool:

@@ -2,8 +2,8 @@
 
 Several documents share one packed row; a token attends only to earlier tokens of its own document.
 On a CPU that is one causal call per document, which also skips the work a mask would throw away; on an
-accelerator it is one variable-length call. With a cache, every row looks at its own past.
-Letters: B rows, T tokens, S places of the past, H query heads, G key/value heads, D head width.
+accelerator it is one variable-length call. With a cache, every sequence looks at its own past (`cache.py`).
+Letters: B rows, T tokens, H query heads, G key/value heads, D head width.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from herdbook.model import cpu_attention
-from herdbook.model.cache import CacheFill, CacheStep
+from herdbook.model.cache import PoolStep
 from herdbook.model.config import ModelConfig
 from herdbook.model.documents import Documents
 from herdbook.model.rope import Rotation, rotate
@@ -48,18 +48,15 @@ class Attention(nn.Module):
         x: Tensor,  # (B, T, dim)
         rotation: Rotation,  # of each token's position
         documents: Documents | None,  # None: every row is one document
-        past: CacheStep | CacheFill | None = None,  # where keys and values are kept when generating
+        past: PoolStep | None = None,  # where keys and values are kept when generating
     ) -> Tensor:  # (B, T, dim)
         # The number of heads is taken from the weights: under tensor parallelism each rank has a share of them.
         query = rotate(self.query(x).unflatten(-1, (-1, self.head_dim)), rotation)
         key = rotate(self.key(x).unflatten(-1, (-1, self.head_dim)), rotation)
         value = self.value(x).unflatten(-1, (-1, self.head_dim))
-        if isinstance(past, CacheStep):
-            keys, values = past.store(self.layer, key, value)
-            mixed = attend_past(query, keys, values, past.mask)
+        if past is not None:
+            mixed = past.attend(self.layer, query, key, value)
         else:
-            if past is not None:
-                past.store(self.layer, key, value)
             mixed = self.attend(query, key, value, documents)
         return self.output(mixed.flatten(2))
 
@@ -120,21 +117,3 @@ def _variable_length(
 @cache
 def _parameters(kernel: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(kernel).parameters)
-
-
-def attend_past(
-    query: Tensor,  # (B, T, H, D) new tokens
-    keys: Tensor,  # (B, S, G, D) past and new
-    values: Tensor,  # (B, S, G, D)
-    mask: Tensor | None,  # (B, 1, T, S) True where a token may look
-) -> Tensor:  # (B, T, H, D)
-    """Attention of new tokens over a cache. The H / G queries of a key head become rows of one product."""
-    batch, time, heads, width = query.shape
-    groups = keys.shape[2]
-    folded = query.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).reshape(batch, groups, -1, width)
-    if mask is not None:
-        mask = mask.repeat(1, 1, heads // groups, 1)
-    mixed = F.scaled_dot_product_attention(
-        folded, keys.transpose(1, 2).to(query.dtype), values.transpose(1, 2).to(query.dtype), attn_mask=mask
-    )
-    return mixed.unflatten(2, (-1, time)).permute(0, 3, 1, 2, 4).reshape(query.shape)

@@ -86,4 +86,6 @@ def rotate(
     rotation: Rotation,
 ) -> Tensor:  # (B, T, H, D), dtype of x
     """Turn every pair of `x` by its position's angle."""
+    if not torch.is_grad_enabled():
+        return _turn(x, *rotation)
     return _Rotate.apply(x, *rotation)

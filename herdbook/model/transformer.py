@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from herdbook.model.attention import Attention
-from herdbook.model.cache import CacheFill, CacheStep, KVCache
+from herdbook.model.cache import PoolStep
 from herdbook.model.config import ModelConfig
 from herdbook.model.documents import Documents
 from herdbook.model.experts import Experts
@@ -52,7 +52,7 @@ class Block(nn.Module):
         x: Tensor,  # (B, T, dim)
         rotation: Rotation,
         documents: Documents | None = None,
-        past: CacheStep | CacheFill | None = None,
+        past: PoolStep | None = None,
     ) -> Tensor:  # (B, T, dim)
         x = x + self.attention(self.attention_norm(x), rotation, documents, past)
         return x + self.feed_forward(self.feed_forward_norm(x))
@@ -76,16 +76,9 @@ class Transformer(nn.Module):
         self,
         tokens: Tensor,  # (B, T) int64
         documents: Documents | None = None,  # None: every row is one document
-        cache: KVCache | None = None,
+        past: PoolStep | None = None,  # generating: the (1, N) tokens follow what the cache holds
     ) -> Tensor:  # (B, T, dim), after the final norm
-        """What the head reads.
-
-        With a cache alone, the T tokens follow each row's past. With a cache and documents, document i of the
-        packed tokens becomes the past of cache row i. Either way the cache counts them as past afterwards.
-        """
-        past: CacheStep | CacheFill | None = None
-        if cache is not None:
-            past = cache.step(tokens.shape[1]) if documents is None else cache.fill(documents)
+        """What the head reads."""
         if documents is not None:
             positions = documents.positions
         elif past is not None:
@@ -96,18 +89,16 @@ class Transformer(nn.Module):
         x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x, rotation, documents, past)
-        if past is not None:
-            past.finish()
         return self.norm(x)
 
     def forward(
         self,
         tokens: Tensor,  # (B, T) int64
         documents: Documents | None = None,
-        cache: KVCache | None = None,
+        past: PoolStep | None = None,
     ) -> Tensor:  # (B, T, vocabulary)
         """Logits of the token after each; see `hidden`."""
-        return self.head(self.hidden(tokens, documents, cache))
+        return self.head(self.hidden(tokens, documents, past))
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:

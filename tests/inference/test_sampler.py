@@ -35,6 +35,7 @@ def allowed(sampling: Sampling, logits: Tensor) -> np.ndarray:
         total += p[token] / mass
         if total >= sampling.top_p:
             break
+    chosen = [token for token in chosen if p[token] >= sampling.min_p * p.max()]
     out = np.zeros_like(p)
     out[chosen] = p[chosen] / p[chosen].sum()
     return out
@@ -48,6 +49,8 @@ def allowed(sampling: Sampling, logits: Tensor) -> np.ndarray:
         Sampling(temperature=2.0, top_k=5),
         Sampling(temperature=1.0, top_p=0.7),
         Sampling(temperature=1.5, top_k=8, top_p=0.8, seed=9),
+        Sampling(temperature=1.5, min_p=0.1),
+        Sampling(temperature=2.0, top_k=9, top_p=0.95, min_p=0.2, seed=2),
     ],
 )
 def test_draws_follow_the_softmax(sampling: Sampling) -> None:
@@ -79,13 +82,24 @@ def test_cuts_never_let_an_unlikely_token_through(
         assert likelier.sum() <= top_p + 1e-9  # what stands before it has not reached the sum
 
 
+@pytest.mark.parametrize("first", [1, 2, 256])
+def test_looking_at_few_tokens_first_changes_nothing(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("herdbook.inference.sampler.FIRST", first)
+    for sampling in (Sampling(temperature=1.0, top_p=0.9), Sampling(temperature=3.0, min_p=0.05)):
+        want, got = allowed(sampling, LOGITS), draws(sampling)
+        assert got[want == 0].sum() == 0
+        assert stats.chisquare(got[want > 0], want[want > 0] * DRAWS).pvalue > 1e-4
+
+
 def test_rows_keep_their_own_settings() -> None:
     samplings = [Sampling(), Sampling(temperature=1.0, top_k=1), Sampling(temperature=1.0), Sampling(temperature=1e-6)]
     tokens = Sampler(samplings, [1, 2, 3, 4], "cpu").draw(LOGITS.expand(4, -1), [0, 0, 0, 0])
     best = LOGITS.argmax().item()
     assert tokens[0] == tokens[1] == tokens[3] == best
-    alone = Sampler([samplings[2]], [3], "cpu").draw(LOGITS, [0])
-    assert tokens[2] == alone[0]
+    free, cut = Sampling(temperature=1.0), Sampling(temperature=1.0, top_p=0.7)
+    alone = [Sampler([one] * 50, range(50), "cpu").draw(LOGITS.expand(50, -1), [0] * 50) for one in (free, cut)]
+    mixed = Sampler([free, cut] * 50, [n for n in range(50) for _ in (0, 1)], "cpu")
+    assert torch.equal(mixed.draw(LOGITS.expand(100, -1), [0] * 100), torch.stack(alone, 1).flatten())
 
 
 def test_chance_is_uniform_and_steps_are_independent() -> None:

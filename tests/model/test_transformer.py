@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from herdbook.model import attention
-from herdbook.model.cache import KVCache
+from herdbook.model.cache import KVPool
 from herdbook.model.config import PRESETS, ModelConfig, RopeScaling, preset
 from herdbook.model.documents import Documents
 from herdbook.model.rope import frequencies
@@ -127,59 +127,47 @@ def test_every_way_to_attend_gives_the_same(kv_heads: int, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_cached_steps_equal_the_whole(shape: str) -> None:
+def test_cached_pieces_equal_the_whole(shape: str) -> None:
+    """Three sequences, their blocks scattered over the pool, read in pieces of different sizes."""
     model = tiny_model(**SHAPES[shape])
     tokens = random_tokens(3, 40)
+    pool = KVPool(model.config, 17, block=8)
+    pool.keys.fill_(30.0)  # left over from others: must not be looked at
+    pool.values.fill_(30.0)
+    tables = [[16, 0, 8, 3, 5], [1, 2, 4, 6, 7], [15, 9, 14, 10, 13]]
+    got: list[list[Tensor]] = [[], [], []]
+    steps = [
+        ((0, 17), (0, 1), (0, 8)),
+        ((17, 18), (1, 2), (8, 9)),
+        ((18, 40), (2, 30), (9, 10)),
+        (None, (30, 40), None),
+    ]
     with torch.no_grad():
-        whole = model(tokens)
-        cache = KVCache(model.config, 3, 40)
-        pieces = [model(tokens[:, a:b], cache=cache) for a, b in [(0, 17), (17, 18), (18, 30), (30, 39), (39, 40)]]
-    assert (torch.cat(pieces, 1) - whole).abs().max() < 1e-5
-    assert cache.lengths.tolist() == [40, 40, 40]
+        for spans in [*steps, (None, None, (10, 40))]:
+            going = sorted((i for i in range(3) if spans[i]), key=lambda i: spans[i][1] - spans[i][0])
+            new = torch.cat([tokens[i, slice(*spans[i])] for i in going])
+            counts = [spans[i][1] - spans[i][0] for i in going]
+            step = pool.step([tables[i] for i in going], [spans[i][0] for i in going], counts)
+            for i, logits in zip(going, model(new.unsqueeze(0), past=step)[0].split(counts), strict=True):
+                got[i].append(logits)
+        assert (torch.stack([torch.cat(parts) for parts in got]) - model(tokens)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_ragged_rows_in_one_cache_equal_each_alone(packed: bool) -> None:
-    model, lengths = tiny_model(), [5, 1, 12, 7]
-    tokens = random_tokens(4, 30)
+def test_sequences_of_one_step_may_share_blocks() -> None:
+    model, tokens = tiny_model(), random_tokens(1, 21)[0]
+    pool = KVPool(model.config, 4, block=8)
     with torch.no_grad():
-        cache = KVCache(model.config, 4, 30)
-        if packed:
-            row = torch.cat([tokens[i, :n] for i, n in enumerate(lengths)]).unsqueeze(0)
-            model(row, Documents.from_lengths(lengths), cache)
-        else:
-            model(tokens[:, :12], cache=cache)
-            cache.cut(lengths)
-        for step in range(6):
-            if step == 3:  # two rows leave, the others change places
-                cache.keep([2, 0])
-                tokens, lengths = tokens[[2, 0]], [lengths[2], lengths[0]]
-            new = torch.stack([tokens[i, n + step] for i, n in enumerate(lengths)]).unsqueeze(1)
-            got = model(new, cache=cache)[:, 0]
-            for i, n in enumerate(lengths):
-                assert (got[i] - model(tokens[i : i + 1, : n + step + 1])[0, -1]).abs().max() < 1e-5
-        multi = model(tokens[:, 20:23], cache=cache)  # several tokens at once behind ragged pasts
-        for i, n in enumerate(lengths):
-            alone = torch.cat([tokens[i, : n + 6], tokens[i, 20:23]]).unsqueeze(0)
-            assert (multi[i] - model(alone)[0, -3:]).abs().max() < 1e-5
+        # The second looks at the two blocks that the first fills in the same pass.
+        step = pool.step([[0, 1, 2], [0, 1, 3]], [0, 16], [19, 5])
+        got = model(torch.cat([tokens[:19], tokens[16:]]).unsqueeze(0), past=step)[0]
+        whole = model(tokens.unsqueeze(0))[0]
+    assert (got[:19] - whole[:19]).abs().max() < 1e-5 and (got[19:] - whole[16:]).abs().max() < 1e-5
 
 
-def test_a_part_of_a_cache_writes_into_the_whole() -> None:
-    model, tokens = tiny_model(), random_tokens(1, 9)
-    cache = KVCache(model.config, 3, 12)
-    with torch.no_grad():
-        model(tokens, Documents.from_lengths([4, 5]), cache.part(1, 3))
-        cache.cut([0, 4, 5])
-        got = model(random_tokens(3, 1, seed=2), cache=cache)
-        alone = model(torch.cat([tokens[:, 4:], random_tokens(3, 1, seed=2)[2:]], 1))
-    assert (got[2, 0] - alone[0, -1]).abs().max() < 1e-5
-
-
-def test_a_full_cache_says_so() -> None:
+def test_a_table_too_short_says_so() -> None:
     model = tiny_model()
-    cache = KVCache(model.config, 1, 4)
-    with pytest.raises(ValueError, match="5 tokens do not fit a cache of 4"):
-        model(random_tokens(1, 5), cache=cache)
+    with pytest.raises(ValueError, match="17 tokens need 3 blocks of 8; a table has 2"):
+        KVPool(model.config, 2, block=8).step([[0, 1]], [16], [1])
 
 
 def test_drawing_is_a_function_of_the_seed() -> None:

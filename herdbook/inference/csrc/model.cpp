@@ -1,0 +1,354 @@
+// The forward pass of a dense Llama on a CPU as one call: new tokens of many sequences over the paged cache.
+//
+// Torch spends most of a small model's decode step outside the matrix products. Here one team of threads walks
+// through the whole model and meets at a barrier between parts. Weights are read as they lie, row by row, so the
+// model is not copied. Every output is one sum in one fixed order, whatever else is in the batch: a token's result is
+// the same to the last bit alone or among many, read at once or in pieces.
+//
+// Letters: N new tokens, R sequences, H query heads, G key/value heads, D head width, K inputs of a product.
+// Built by native.py; bfloat16 dot products where the CPU has them.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+#include <vector>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+#include "vectors.h"
+
+// Tokens of a tile: its sums must fit the registers.
+constexpr int ROWS = LANES == 16 ? 6 : LANES == 8 ? 2 : 4;
+constexpr int COLUMNS = 4;       // outputs of a tile
+constexpr long TOKENS = 8 * ROWS;  // tokens that pass by a weight before the next weight is read
+
+// ── products ──
+
+#if defined(__AVX512BF16__)
+template <class T>
+using Input = T;  // what weights of type T are multiplied with
+#else
+template <class T>
+using Input = float;
+#endif
+
+template <class T, int M, int N>
+static inline void tile(const Input<T>* x, long stride, const T* const* w, long k_end, float (&out)[M][N]) {
+    vec acc[M][N] = {};
+    long k = 0;
+#if defined(__AVX512BF16__)
+    if constexpr (std::is_same_v<T, bf16>) {
+        for (; k + 32 <= k_end; k += 32) {
+            __m512bh row[N];
+            for (int n = 0; n < N; ++n) std::memcpy(&row[n], w[n] + k, 64);
+            for (int m = 0; m < M; ++m) {
+                __m512bh in;
+                std::memcpy(&in, x + m * stride + k, 64);
+                for (int n = 0; n < N; ++n) acc[m][n] = (vec)_mm512_dpbf16_ps((__m512)acc[m][n], in, row[n]);
+            }
+        }
+    }
+#endif
+    lanes(k_end - k, [&](long i, int some) {
+        vec row[N];
+        for (int n = 0; n < N; ++n) row[n] = load_some(w[n] + k + i, some);
+        for (int m = 0; m < M; ++m) {
+            vec in = load_some(x + m * stride + k + i, some);
+            for (int n = 0; n < N; ++n) acc[m][n] += in * row[n];
+        }
+    });
+    for (int m = 0; m < M; ++m) {
+        if constexpr (N == 4)
+            sum4(acc[m], out[m]);
+        else
+            for (int n = 0; n < N; ++n) out[m][n] = sum(acc[m][n]);
+    }
+}
+
+template <class T, int M, int N, class Emit>
+static inline void emit_tile(const Input<T>* x, long stride, const T* const* w, long k_end, long token, Emit emit) {
+    float out[M][N];
+    tile<T, M, N>(x + token * stride, stride, w, k_end, out);
+    for (int m = 0; m < M; ++m) emit(token + m, out[m]);
+}
+
+// The products of tokens `from` … `to` with N rows of weights; `emit` gets each token's N sums.
+template <class T, int N, class Emit>
+static inline void strip(const Input<T>* x, long k_end, const T* const* w, long from, long to, Emit emit) {
+    long token = from;
+    for (; token + ROWS <= to; token += ROWS) emit_tile<T, ROWS, N>(x, k_end, w, k_end, token, emit);
+    switch (to - token) {
+        case 5: return emit_tile<T, 5, N>(x, k_end, w, k_end, token, emit);
+        case 4: return emit_tile<T, 4, N>(x, k_end, w, k_end, token, emit);
+        case 3: return emit_tile<T, 3, N>(x, k_end, w, k_end, token, emit);
+        case 2: return emit_tile<T, 2, N>(x, k_end, w, k_end, token, emit);
+        case 1: return emit_tile<T, 1, N>(x, k_end, w, k_end, token, emit);
+    }
+}
+
+struct Share {  // a thread's part of `count` things, in whole groups of `group`
+    long from, to;
+    Share(long count, long group) {
+        long groups = (count + group - 1) / group, me = omp_get_thread_num(), all = omp_get_num_threads();
+        from = std::min(count, groups * me / all * group);
+        to = std::min(count, groups * (me + 1) / all * group);
+    }
+};
+
+// This thread's share of x · wᵀ: `emit(token, column, sum)`.
+template <class T, class Emit>
+static void multiply(const Input<T>* x, long tokens, const T* w, long columns, long k_end, Emit emit) {
+    Share mine(columns, COLUMNS);
+    for (long from = 0; from < tokens; from += TOKENS) {
+        long to = std::min(tokens, from + TOKENS), n = mine.from;
+        for (; n + COLUMNS <= mine.to; n += COLUMNS) {
+            const T* rows[COLUMNS];
+            for (int i = 0; i < COLUMNS; ++i) rows[i] = w + (n + i) * k_end;
+            strip<T, COLUMNS>(x, k_end, rows, from, to, [&](long token, const float* out) {
+                for (int i = 0; i < COLUMNS; ++i) emit(token, n + i, out[i]);
+            });
+        }
+        for (; n < mine.to; ++n) {
+            const T* row = w + n * k_end;
+            strip<T, 1>(x, k_end, &row, from, to, [&](long token, const float* out) { emit(token, n, out[0]); });
+        }
+    }
+}
+
+// ── the model ──
+
+struct Shape {
+    int64_t layers, dim, heads, kv_heads, head_width, ffn_dim, vocabulary;
+    float norm_eps;
+};
+
+struct Layer {  // weights, as torch's modules hold them: (outputs, inputs)
+    const void *attention_norm, *query, *key, *value, *output, *feed_forward_norm, *gate, *up, *down;
+};
+
+struct Batch {
+    const int32_t *tokens, *counts, *pasts, *tables, *wanted;  // see decode.py
+    int64_t new_tokens, sequences, width, wanted_count;
+    const float *cosine, *sine;  // (positions, D / 2)
+    void *keys, *values;         // (layers, places, G, D)
+    int64_t places, block;
+};
+
+struct Runner {
+    virtual ~Runner() = default;
+    virtual void run(const Batch& batch, float* hidden, int threads) = 0;
+    virtual void head(const float* hidden, long count, float* logits, int threads) = 0;
+};
+
+template <class T>
+struct Model : Runner {
+    Shape s;
+    std::vector<Layer> layers;
+    const T *embedding, *norm, *head_weight;
+
+    // What passes between the parts, each (N, width).
+    std::vector<float> x, query, key, value, gate, up;
+    std::vector<Input<T>> normed, mixed, inner;
+    std::vector<int32_t> owner, place;  // (N,) each token's sequence, and its place in it
+
+    static const T* at(const void* p) { return static_cast<const T*>(p); }
+
+    void normalize(const float* from, const T* weight, Input<T>* to) const {
+        vec squares = {};
+        lanes(s.dim, [&](long i, int n) {
+            vec v = load_some(from + i, n);
+            squares += v * v;
+        });
+        float scale = 1.0f / std::sqrt(sum(squares) / float(s.dim) + s.norm_eps);
+        lanes(s.dim, [&](long i, int n) {
+            put_some(to + i, load_some(from + i, n) * scale * load_some(weight + i, n), n);
+        });
+    }
+
+    void turn(float* head, const float* cosine, const float* sine) const {
+        long half = s.head_width / 2;
+        for (long i = 0; i < half; ++i) {
+            float a = head[i], b = head[i + half];
+            head[i] = a * cosine[i] - b * sine[i];
+            head[i + half] = b * cosine[i] + a * sine[i];
+        }
+    }
+
+    // Queries of one token that share key head `group`, over all places of its sequence up to itself.
+    void attend(const Batch& b, long layer, long token, long group, std::vector<float>& scores) {
+        const long width = s.head_width, share = s.heads / s.kv_heads, length = place[token] + 1;
+        const long step = s.kv_heads * width, padded = (length + 15) / 16 * 16;
+        const int32_t* table = b.tables + owner[token] * b.width;
+        const T* keys = at(b.keys) + (layer * b.places * s.kv_heads + group) * width;
+        const T* values = at(b.values) + (layer * b.places * s.kv_heads + group) * width;
+        const float* queries = &query[(token * s.heads + group * share) * width];
+        const float scale = 1.0f / std::sqrt(float(width));
+        if (long(scores.size()) < share * padded) scores.resize(share * padded * 2);
+        for (long start = 0; start < length; start += b.block) {
+            // Four keys at a time; those of the last block beyond `length` are read too, and overwritten below.
+            const T* key = keys + table[start / b.block] * b.block * step;
+            for (long p = start; p < std::min(length, start + b.block); p += 4, key += 4 * step)
+                for (long h = 0; h < share; ++h) {
+                    vec acc[4] = {};
+                    const float* q = queries + h * width;
+                    lanes(width, [&](long i, int n) {
+                        vec in = load_some(q + i, n) * scale;
+                        for (int j = 0; j < 4; ++j) acc[j] += in * load_some(key + j * step + i, n);
+                    });
+                    sum4(acc, &scores[h * padded + p]);
+                }
+        }
+        for (long h = 0; h < share; ++h) {
+            float* row = &scores[h * padded];
+            std::fill(row + length, row + padded, -INFINITY);
+            vec high = load(row);
+            for (long p = LANES; p < padded; p += LANES) {
+                vec other = load(row + p);
+                high = other > high ? other : high;
+            }
+            float most = high[0];
+            for (int i = 1; i < LANES; ++i) most = std::max(most, high[i]);
+            vec total = {};
+            for (long p = 0; p < padded; p += LANES) {
+                vec e = exponential(load(row + p) - most);
+                put(row + p, e);
+                if (p + LANES > length)
+                    for (int i = length - p; i < LANES; ++i) e[i] = 0;
+                total += e;
+            }
+            weigh(row, 1.0f / sum(total), values, table, length, b.block, step,
+                  &mixed[(token * s.heads + group * share + h) * width]);
+        }
+    }
+
+    // The values of a sequence, weighed.
+    void weigh(const float* weights, float scale, const T* values, const int32_t* table, long length, long block,
+               long step, Input<T>* out) const {
+        for (long at = 0; at < s.head_width; at += 4 * LANES) {  // as many sums as are kept in registers
+            const long n = std::min<long>(4 * LANES, s.head_width - at);
+            vec acc[4] = {};
+            for (long start = 0; start < length; start += block) {
+                const T* value = values + table[start / block] * block * step + at;
+                const long end = std::min(length, start + block);
+                if (n == 4 * LANES)
+                    for (long p = start; p < end; ++p, value += step)
+                        for (int j = 0; j < 4; ++j) acc[j] += weights[p] * load(value + j * LANES);
+                else
+                    for (long p = start; p < end; ++p, value += step)
+                        lanes(n, [&](long i, int some) { acc[i / LANES] += weights[p] * load_some(value + i, some); });
+            }
+            lanes(n, [&](long i, int some) { put_some(out + at + i, acc[i / LANES] * scale, some); });
+        }
+    }
+
+    void feed_forward(const Layer& w, long tokens) {
+        // Tokens in the same groups as `multiply` takes them, so that gate and up are still at hand.
+        Share mine(s.ffn_dim, COLUMNS);
+        for (long from = 0; from < tokens; from += TOKENS) {
+            const long count = std::min(TOKENS, tokens - from), width = s.ffn_dim;
+            const Input<T>* in = &normed[from * s.dim];
+            multiply(in, count, at(w.gate), width, s.dim, [&](long t, long n, float v) { gate[t * width + n] = v; });
+            multiply(in, count, at(w.up), width, s.dim, [&](long t, long n, float v) { up[t * width + n] = v; });
+            for (long t = 0; t < count; ++t)
+                lanes(mine.to - mine.from, [&](long i, int n) {
+                    const long k = t * width + mine.from + i;
+                    vec g = load_some(&gate[k], n);
+                    put_some(&inner[from * width + k], g / (1.0f + exponential(vec{} - g)) * load_some(&up[k], n), n);
+                });
+        }
+    }
+
+    void layer(const Batch& b, long number, std::vector<float>& scores) {
+        const Layer& w = layers[number];
+        const long tokens = b.new_tokens, width = s.head_width, wide = s.heads * width, step = s.kv_heads * width;
+#pragma omp for schedule(static)
+        for (long t = 0; t < tokens; ++t) normalize(&x[t * s.dim], at(w.attention_norm), &normed[t * s.dim]);
+        multiply(normed.data(), tokens, at(w.query), wide, s.dim, [&](long t, long n, float v) { query[t * wide + n] = v; });
+        multiply(normed.data(), tokens, at(w.key), step, s.dim, [&](long t, long n, float v) { key[t * step + n] = v; });
+        multiply(normed.data(), tokens, at(w.value), step, s.dim, [&](long t, long n, float v) { value[t * step + n] = v; });
+#pragma omp barrier
+#pragma omp for schedule(static)
+        for (long t = 0; t < tokens; ++t) {
+            const long angle = long(place[t]) * (width / 2);
+            for (long h = 0; h < s.heads; ++h) turn(&query[t * wide + h * width], b.cosine + angle, b.sine + angle);
+            for (long g = 0; g < s.kv_heads; ++g) turn(&key[t * step + g * width], b.cosine + angle, b.sine + angle);
+            const int32_t* table = b.tables + owner[t] * b.width;
+            const long slot = number * b.places + table[place[t] / b.block] * b.block + place[t] % b.block;
+            lanes(step, [&](long i, int n) {
+                put_some(static_cast<T*>(b.keys) + slot * step + i, load_some(&key[t * step + i], n), n);
+                put_some(static_cast<T*>(b.values) + slot * step + i, load_some(&value[t * step + i], n), n);
+            });
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (long task = 0; task < tokens * s.kv_heads; ++task)
+            attend(b, number, task / s.kv_heads, task % s.kv_heads, scores);
+        auto add = [&](long t, long n, float v) { x[t * s.dim + n] += v; };
+        multiply(mixed.data(), tokens, at(w.output), s.dim, wide, add);
+#pragma omp barrier
+#pragma omp for schedule(static)
+        for (long t = 0; t < tokens; ++t) normalize(&x[t * s.dim], at(w.feed_forward_norm), &normed[t * s.dim]);
+        feed_forward(w, tokens);
+#pragma omp barrier
+        multiply(inner.data(), tokens, at(w.down), s.dim, s.ffn_dim, add);
+#pragma omp barrier
+    }
+
+    void run(const Batch& b, float* hidden, int threads) override {
+        const long tokens = b.new_tokens, step = s.kv_heads * s.head_width, wide = s.heads * s.head_width;
+        x.resize(tokens * s.dim), normed.resize(tokens * s.dim), query.resize(tokens * wide);
+        mixed.resize(tokens * wide), key.resize(tokens * step), value.resize(tokens * step);
+        inner.resize(tokens * s.ffn_dim), gate.resize(TOKENS * s.ffn_dim), up.resize(TOKENS * s.ffn_dim);
+        owner.clear(), place.clear();
+        for (long r = 0; r < b.sequences; ++r)
+            for (long i = 0; i < b.counts[r]; ++i) owner.push_back(r), place.push_back(b.pasts[r] + i);
+#pragma omp parallel num_threads(threads)
+        {
+            std::vector<float> scores;
+#pragma omp for schedule(static)
+            for (long t = 0; t < tokens; ++t)
+                lanes(s.dim, [&](long i, int n) {
+                    put_some(&x[t * s.dim + i], load_some(embedding + b.tokens[t] * s.dim + i, n), n);
+                });
+            for (long number = 0; number < s.layers; ++number) layer(b, number, scores);
+        }
+        std::vector<Input<T>> out(s.dim);
+        for (long m = 0; m < b.wanted_count; ++m) {
+            normalize(&x[b.wanted[m] * s.dim], norm, out.data());
+            for (long i = 0; i < s.dim; ++i) hidden[m * s.dim + i] = single(out[i]);
+        }
+    }
+
+    void head(const float* hidden, long count, float* logits, int threads) override {
+        normed.resize(std::max<size_t>(normed.size(), count * s.dim));
+        lanes(count * s.dim, [&](long i, int n) { put_some(&normed[i], load_some(hidden + i, n), n); });
+#pragma omp parallel num_threads(threads)
+        multiply(normed.data(), count, head_weight, s.vocabulary, s.dim,
+                 [&](long t, long n, float v) { logits[t * s.vocabulary + n] = v; });
+    }
+};
+
+template <class T>
+static Runner* make(const Shape& shape, const Layer* layers, const void* embedding, const void* norm, const void* head) {
+    auto* model = new Model<T>;
+    model->s = shape;
+    model->layers.assign(layers, layers + shape.layers);
+    model->embedding = Model<T>::at(embedding), model->norm = Model<T>::at(norm), model->head_weight = Model<T>::at(head);
+    return model;
+}
+
+extern "C" {
+void* herdbook_create(const Shape* shape, const Layer* layers, const void* embedding, const void* norm,
+                      const void* head, int half) {
+    return half ? make<bf16>(*shape, layers, embedding, norm, head) : make<float>(*shape, layers, embedding, norm, head);
+}
+void herdbook_run(void* model, const Batch* batch, float* hidden, int threads) {
+    static_cast<Runner*>(model)->run(*batch, hidden, threads);
+}
+void herdbook_head(void* model, const float* hidden, int64_t count, float* logits, int threads) {
+    static_cast<Runner*>(model)->head(hidden, count, logits, threads);
+}
+void herdbook_destroy(void* model) { delete static_cast<Runner*>(model); }
+}

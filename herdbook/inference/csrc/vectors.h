@@ -1,0 +1,116 @@
+// Vectors of floats by GCC's extensions, bfloat16, and the exponential function; shared by the other files.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+using bf16 = uint16_t;
+typedef float vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));
+typedef uint16_t hvec __attribute__((vector_size(LANES * 2)));
+
+static inline float single(float x) { return x; }
+static inline float single(bf16 x) {
+    uint32_t bits = uint32_t(x) << 16;
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
+}
+
+static inline vec load(const float* p) {
+    vec out;
+    std::memcpy(&out, p, sizeof out);
+    return out;
+}
+static inline vec load(const bf16* p) {
+    hvec half;
+    std::memcpy(&half, p, sizeof half);
+    return (vec)(__builtin_convertvector(half, uvec) << 16);
+}
+
+static inline void put(float* p, vec x) { std::memcpy(p, &x, sizeof x); }
+static inline void put(bf16* p, vec x) {  // to the nearest, ties to even
+    uvec bits = (uvec)x;
+    hvec half = __builtin_convertvector((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, hvec);
+    std::memcpy(p, &half, sizeof half);
+}
+
+static inline float sum(vec x) {
+    float lane[LANES];
+    std::memcpy(lane, &x, sizeof lane);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+    return lane[0];
+}
+
+#if defined(__clang__)
+static inline void sum4(const vec (&x)[4], float* out) {
+    for (int i = 0; i < 4; ++i) out[i] = sum(x[i]);
+}
+#else
+// Two vectors of S segments each become one of 2 S segments: of each segment its halves are added.
+template <int S>
+static inline vec fold(vec a, vec b) {
+    constexpr int width = LANES / S, half = width / 2;
+    ivec low = {}, high = {};
+    for (int i = 0; i < LANES; ++i) {
+        const int segment = i / half, first = (segment < S ? 0 : LANES) + segment % S * width + i % half;
+        low[i] = first, high[i] = first + half;
+    }
+    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+}
+
+// Four sums at once, each in the order in which `sum` adds.
+static inline void sum4(const vec (&x)[4], float* out) {
+    vec all = fold<2>(fold<1>(x[0], x[1]), fold<1>(x[2], x[3]));
+    for (int half = LANES / 8; half; half /= 2) {
+        ivec other = {};
+        for (int i = 0; i < LANES; ++i) other[i] = i ^ half;
+        all += __builtin_shuffle(all, other);
+    }
+    for (int i = 0; i < 4; ++i) out[i] = all[i * (LANES / 4)];
+}
+#endif
+
+static inline vec exponential(vec x) {  // relative error below 2e-7 (Cephes' polynomial)
+    x = x < -87.0f ? vec{} - 87.0f : x;
+    vec n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // rounds to a whole number
+    vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    vec p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
+             1.6666665459e-1f) * r + 5.0000001201e-1f;
+    vec y = p * r * r + r + 1.0f;
+    return y * (vec)((__builtin_convertvector(n, ivec) + 127) << 23);
+}
+
+// Lanes at a time over `count` numbers; the last, broken group goes through a padded copy of itself, so that each
+// number's result does not depend on where it stands.
+template <class Body>
+static inline void lanes(long count, Body body) {
+    long i = 0;
+    for (; i + LANES <= count; i += LANES) body(i, LANES);
+    if (i < count) body(i, int(count - i));
+}
+template <class T>
+static inline vec load_some(const T* p, int n) {
+    if (n == LANES) return load(p);
+    T pad[LANES] = {};
+    std::memcpy(pad, p, n * sizeof(T));
+    return load(pad);
+}
+template <class T>
+static inline void put_some(T* p, vec x, int n) {
+    if (n == LANES) return put(p, x);
+    T pad[LANES];
+    put(pad, x);
+    std::memcpy(p, pad, n * sizeof(T));
+}
