@@ -269,3 +269,18 @@ register(
         headline=("bits.bits_per_byte", "facts_100.accuracy", "problems_1_2.accuracy", "humaneval.pass_at_1"),
     )
 )
+register(
+    StageKind(
+        name="quantize",
+        help="Rounds a model's matrices to 8 or 4 bits, in a form that transformers and vLLM load, and judges it.",
+        settings="herdbook.evaluate.quantize:QuantizeSettings",
+        function="herdbook.evaluate.quantize:quantize",
+        takes={
+            "model": Takes("model"),
+            "world": Takes("world", required=False, argument="questions", folder="questions"),
+            "tokens": Takes("tokens", required=False),
+        },
+        gives="model",
+        headline=("size.of_before", "change.*.bits_per_byte", "change.*.accuracy", "divergence.nats"),
+    )
+)

@@ -88,6 +88,7 @@ class Engine:
         """The model of a folder: Hugging Face's layout, Meta's, or a model entry of the book.
 
         `device`: an accelerator when there is one. `dtype`: as stored, but float32 on a CPU without bfloat16 units.
+        What is quantised in the folder stays so in memory.
         """
         folder = Path(folder)
         if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
@@ -99,7 +100,7 @@ class Engine:
             return cls(
                 load_meta(folder, dtype=dtype, device=device), Tokenizer.load(folder), rows=rows, compile=compile
             )
-        model = load_model(folder, dtype=dtype, device=device)
+        model = load_model(folder, dtype=dtype, device=device, rounded=True)
         tokenizer = Tokenizer.load(folder)
         return cls(model, tokenizer, read_stop_ids(folder) or [tokenizer.eos_id], rows=rows, compile=compile)
 

@@ -20,18 +20,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from herdbook.files import read_json, sync_folder, write_json
+from herdbook.model.compressed import StoredLinear, dense_weights, read_schemes
 from herdbook.model.config import ModelConfig, RopeScaling
+from herdbook.model.quantized import FLOAT8, Scheme
+from herdbook.model.rounded import RoundedLinear, rounded_linear
 from herdbook.model.transformer import Transformer
 from herdbook.settings import UserError
 
 ARCHITECTURES = {"LlamaForCausalLM": "llama", "MixtralForCausalLM": "mixtral"}
 """Architectures we run, and their `model_type`; a mixture of experts is a Mixtral without sliding window."""
 INDEX = "model.safetensors.index.json"
-OUTER_NAMES = {
-    "embedding.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "head.weight": "lm_head.weight",
-}
+ROUNDED_TYPES = (torch.int8, torch.int32, FLOAT8)
+OUTER_NAMES = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
 BLOCK_NAMES = {
     "attention_norm": "input_layernorm",
     "attention.query": "self_attn.q_proj",
@@ -49,14 +49,19 @@ EXPERT_NAMES = {"gate": "w1", "down": "w2", "up": "w3"}
 
 def theirs(name: str) -> str:
     """Hugging Face's name of one of our parameters."""
+    module, _, leaf = name.rpartition(".")
+    return f"{their_module(module)}.{leaf}"
+
+
+def their_module(name: str) -> str:
+    """Hugging Face's name of one of our modules that has parameters."""
     if name in OUTER_NAMES:
         return OUTER_NAMES[name]
     _, layer, rest = name.split(".", 2)
-    rest = rest.removesuffix(".weight")
     if rest.startswith("feed_forward.experts."):
         _, _, expert, part = rest.split(".")
-        return f"model.layers.{layer}.block_sparse_moe.experts.{expert}.{EXPERT_NAMES[part]}.weight"
-    return f"model.layers.{layer}.{BLOCK_NAMES[rest]}.weight"
+        return f"model.layers.{layer}.block_sparse_moe.experts.{expert}.{EXPERT_NAMES[part]}"
+    return f"model.layers.{layer}.{BLOCK_NAMES[rest]}"
 
 
 def config_to_json(
@@ -112,13 +117,7 @@ def config_to_json(
 
 def read_config(folder: Path) -> ModelConfig:
     """The shape a folder's config.json tells; UserError when it is no Llama or Mixtral we can run exactly."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder} is not a model folder: it has no config.json")
-    try:
-        raw = read_json(path)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    path, raw = Path(folder) / "config.json", read_raw_config(folder)
     architectures = raw.get("architectures") or [
         a for a, kind in ARCHITECTURES.items() if kind == raw.get("model_type")
     ]
@@ -137,6 +136,17 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(f"{path} lacks the key {error}") from error
     except ValidationError as error:
         raise UserError(f"{path} describes no model that can be built: {error}") from error
+
+
+def read_raw_config(folder: Path) -> dict[str, Any]:
+    """config.json as it stands; UserError when there is none, or it is no JSON."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a model folder: it has no config.json")
+    try:
+        return dict(read_json(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
 
 
 def _config_from(raw: dict[str, Any], path: Path) -> ModelConfig:
@@ -193,9 +203,12 @@ def save_model(
 ) -> None:
     """Write weights (as `dtype`), config.json and generation_config.json to `folder`, sharded above `shard_bytes`.
 
-    Other files in the folder, a tokenizer's for example, are left alone.
+    Other files in the folder, a tokenizer's for example, are left alone. UserError for a model that was loaded with
+    its matrices rounded.
     """
     folder = Path(folder)
+    if any(isinstance(module, RoundedLinear) for module in model.modules()):
+        raise UserError(f"{folder}: the model to save is quantised; save the one it was made from, or load it dense")
     folder.mkdir(parents=True, exist_ok=True)
     weights = {theirs(name): weight.detach() for name, weight in model.named_parameters()}
     groups = shards(weights, dtype.itemsize, shard_bytes)
@@ -217,7 +230,14 @@ def file_names(total: int) -> list[str]:
     )
 
 
-def publish(folder: Path, drafts: list[Path], groups: list[list[str]], size: int, config: dict[str, Any]) -> None:
+def publish(
+    folder: Path,
+    drafts: list[Path],
+    groups: list[list[str]],
+    size: int,
+    config: dict[str, Any],
+    generation: dict[str, Any] | None = None,  # None: the tokens that config names
+) -> None:
     """Put finished files of weights in place of a folder's old ones; `groups` are the weights' names in each."""
     names = file_names(len(drafts))
     (folder / "config.json").unlink(missing_ok=True)
@@ -229,8 +249,10 @@ def publish(folder: Path, drafts: list[Path], groups: list[list[str]], size: int
     if len(names) > 1:
         where = {weight: name for name, group in zip(names, groups, strict=True) for weight in group}
         write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": where})
-    tokens = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
-    write_json(folder / "generation_config.json", {"_from_model_config": False, **tokens})
+    if generation is None:
+        tokens = {key: config.get(key) for key in ("bos_token_id", "eos_token_id")}
+        generation = {"_from_model_config": False, **tokens}
+    write_json(folder / "generation_config.json", generation)
     write_json(folder / "config.json", config)
 
 
@@ -260,29 +282,68 @@ def shards(weights: Mapping[str, Tensor | torch.Size], item_bytes: int, shard_by
     return groups
 
 
-def load_model(folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Transformer:
+def load_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    rounded: bool = False,
+) -> Transformer:
     """The model of a Hugging Face folder; `dtype` None keeps the stored precision.
 
-    UserError when the architecture is another one, or a weight is missing, of another shape, or one too many.
+    Quantised matrices are turned back into dense ones, which can be trained on; with `rounded` they stay as they are,
+    and are multiplied as their scheme says. UserError when the architecture is another one, or a weight is missing,
+    of another shape, or one too many.
     """
     folder = Path(folder)
     config = read_config(folder)
     with torch.device("meta"):
         model = Transformer(config)
+        schemes = find_schemes(folder, model) if rounded else {}
+        for name, scheme in schemes.items():
+            matrix = model.get_submodule(name)
+            assert isinstance(matrix, nn.Linear)
+            model.set_submodule(name, StoredLinear(matrix.out_features, matrix.in_features, scheme))
+    exact = tuple(f"{name}." for name in schemes)  # scales are converted when they are laid out
     found = {
-        name: weight.to(dtype=dtype or weight.dtype, device=device, copy=True)
+        name: weight.to(
+            dtype=weight.dtype if dtype is None or name.startswith(exact) else dtype, device=device, copy=True
+        )
         for name, weight in checked_weights(folder, model)
     }
     assign(model, found)
+    for name, scheme in schemes.items():
+        stored = model.get_submodule(name)
+        assert isinstance(stored, StoredLinear)
+        layer = rounded_linear(stored.values(), stored.weight_scale, scheme, model.embedding.weight.dtype)
+        model.set_submodule(name, layer)
     return model
 
 
+def find_schemes(folder: Path, model: Transformer) -> dict[str, Scheme]:
+    """Which of the model's linear layers the folder has quantised, by our name, and how."""
+    names = {
+        their_module(name): name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not (name == "head" and model.config.tied_embeddings)
+    }
+    schemes = read_schemes(read_raw_config(folder), names, folder / "config.json")
+    return {names[name]: scheme for name, scheme in schemes.items()}
+
+
 def checked_weights(folder: Path, model: Transformer) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of `model` as the folder has it, by our name, one at a time; UserError as `load_model`."""
+    """Every weight of `model` as the folder has it, by our name, one at a time; UserError as `load_model`.
+
+    What the folder has quantised comes dense, but where the model has a `StoredLinear`.
+    """
     config = model.config
-    wanted = {theirs(name): (name, weight) for name, weight in model.named_parameters()}
+    wanted = {theirs(name): (name, weight) for name, weight in (*model.named_parameters(), *model.named_buffers())}
+    stored: Iterator[tuple[str, Tensor]] = _stored_weights(folder)
+    if not any(isinstance(module, StoredLinear) for module in model.modules()):
+        schemes = find_schemes(folder, model)
+        stored = dense_weights(stored, {their_module(name): scheme for name, scheme in schemes.items()})
     found = set()
-    for name, weight in _stored_weights(folder):
+    for name, weight in stored:
         if name.endswith("rotary_emb.inv_freq") or (config.tied_embeddings and name == "lm_head.weight"):
             continue
         if name not in wanted:
@@ -291,6 +352,8 @@ def checked_weights(folder: Path, model: Transformer) -> Iterator[tuple[str, Ten
         if weight.shape != blank.shape:
             shapes = f"{tuple(weight.shape)}, but config.json asks for {tuple(blank.shape)}"
             raise UserError(f"{folder}: {name} has shape {shapes}")
+        if blank.dtype in ROUNDED_TYPES and weight.dtype != blank.dtype:
+            raise UserError(f"{folder}: {name} holds {weight.dtype}, but config.json asks for {blank.dtype}")
         found.add(ours)
         yield ours, weight
     missing = [name for name, (ours, _) in wanted.items() if ours not in found]

@@ -178,5 +178,6 @@ def test_real_benchmarks_are_asked_with_their_examples(toy_model: Path) -> None:
 
 
 def test_settings_load_without_torch() -> None:
-    code = "import herdbook.evaluate.run, sys; assert not {'torch', 'daft', 'transformers'} & set(sys.modules)"
+    code = "import herdbook.evaluate.run, herdbook.evaluate.quantize, sys\n"
+    code += "assert not {'torch', 'daft', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
