@@ -218,6 +218,49 @@ def chat(
 
 
 @app.command()
+def serve(
+    models: Annotated[list[str], typer.Argument(help="Model folders, entries' names, or stages of the book.")],
+    book: BookOption = DEFAULT_BOOK,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if left out.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 8000 if left out, 0 takes a free one.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="HERDBOOK_API_KEY", help="Key that every request must bring.")
+    ] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Host name it may be called by; may be given again.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Most answers of a model written at once.")] = None,
+    queue: Annotated[int | None, typer.Option(help="Most answers that wait besides; more get 429.")] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(help="Longest prompt, tokens.")] = None,
+    body_bytes: Annotated[int | None, typer.Option(help="Largest body of a request, bytes.")] = None,
+    drain_seconds: Annotated[float | None, typer.Option(help="Time to finish answers after SIGTERM, seconds.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device of the models, such as cpu or cuda:1.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of a CPU's matrix products.")] = None,
+    log_requests: Annotated[bool, typer.Option("--log-requests", help="Write a log line per request.")] = False,
+) -> None:
+    """Serve models over HTTP as OpenAI's interface has it, with a chat page."""
+    from herdbook.book import Book
+    from herdbook.models import serve as serving
+
+    serving(
+        models,
+        Book(book),
+        host=host,
+        port=port,
+        api_key=api_key,
+        names=name or None,
+        rows=rows,
+        queue=queue,
+        prompt_tokens=prompt_tokens,
+        body_bytes=body_bytes,
+        drain_seconds=drain_seconds,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        log_requests=log_requests,
+    )
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder, an entry's name, or a stage of the book.")],
     tasks: Annotated[

@@ -1,4 +1,4 @@
-"""Models called by name, to talk to or to examine: those of the book, and any Hugging Face folder.
+"""Models called by name, to talk to, to serve or to examine: those of the book, and any Hugging Face folder.
 
 A model of the book is examined as a stage of its own, so that the result is kept, has a pedigree and is not measured
 twice. Its questions and held-out pages are those of its own ancestors where no others are given.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,19 @@ def talk(name: str, book: Book, **given: Any) -> None:
     folder, _ = find_model(name, book)
     settings = make_settings(load("herdbook.inference.chat:ChatSettings"), given)
     load("herdbook.inference.chat:chat")(load("herdbook.inference.engine:Engine").load(folder), settings)
+
+
+def serve(models: Sequence[str], book: Book, **given: Any) -> None:
+    """Serve models over HTTP until a signal; `given` are the server's settings (`ServeSettings`)."""
+    sources = []
+    for name in models:
+        folder, entry = find_model(name, book)
+        shown = name if entry else folder.resolve().parent.name if folder.name == "model" else folder.resolve().name
+        line = " ← ".join(one.name for one in (entry, *ancestors(entry, book))) if entry else ""
+        aliases = (entry.name, entry.id) if entry else (name,)
+        sources.append(load("herdbook.inference.server.serve:Source")(shown, folder, line, aliases))
+    settings = make_settings(load("herdbook.inference.server.settings:ServeSettings"), given)
+    load("herdbook.inference.server.serve:serve")(sources, settings)
 
 
 def examine(name: str, book: Book, **given: Any) -> tuple[list[str], Entry | None]:
