@@ -6,7 +6,7 @@ PEERS := benchmarks/peers/.venv
 FASTTEXT := benchmarks/peers/.fasttext
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-slow lint format bench docs clean
+.PHONY: demo test test-slow browser lint format bench docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/herdbook run recipes/laptop.yaml
@@ -16,6 +16,12 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+# The chat page is tested in a Chromium, which no package index has; without one these tests are skipped and say so.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 \
+	  || echo "no chromium, so the chat page is not tested; as root on Debian: apt-get install chromium"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

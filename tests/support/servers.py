@@ -32,7 +32,7 @@ class Running:
     """A server while the block runs."""
 
     def __init__(self, engines: dict[str, Engine], **settings: Any) -> None:
-        self.settings = ServeSettings(port=0, **settings)
+        self.settings = ServeSettings(**{"port": 0, **settings})
         herd = Herd(Served(name, engine) for name, engine in engines.items())
         self.gate = make_app(herd, self.settings)
         self.service: Service = self.gate.app.state.service

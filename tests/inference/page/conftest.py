@@ -1,0 +1,44 @@
+"""A headless Chromium before the real server; without a Chromium or Playwright these tests are skipped and say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.inference.page.desk import Desk, endless_engine, find_chromium
+from tests.support.servers import Running, chat_engine
+
+
+@pytest.fixture(scope="package")
+def server() -> Iterator[Running]:
+    """Two models that were taught to chat, and two base models, one of which never ends by itself."""
+    engines = {
+        "talker": chat_engine(0, max_length=4096),
+        "other": chat_engine(5, max_length=512),
+        "plain": chat_engine(1, taught=False, max_length=512),
+        "endless": endless_engine(),
+    }
+    with Running(engines) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Any]:
+    """One browser for all tests of the page, closed behind them: its event loop must not reach other tests."""
+    api = pytest.importorskip("playwright.sync_api", reason="the chat page needs playwright: pip install playwright")
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("the chat page needs a Chromium to be tested: make browser, or apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def desk(browser: Any, server: Running) -> Iterator[Desk]:
+    """The page, open and watched; what it asked for and complained of is looked at in the end."""
+    with Desk(browser, server.port) as desk:
+        yield desk
