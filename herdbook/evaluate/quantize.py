@@ -35,8 +35,8 @@ class QuantizeSettings(Settings):
     activation_bound: float = Field(1200.0, gt=0)
     """Activations beyond it are cut to it (§6.2: 1200); fp8 only."""
 
-    search: int = Field(12, ge=1)
-    """Scales tried per row or group, the least squared error wins; 1 makes room for the largest weight always."""
+    search: int = Field(1, ge=1)
+    """Scales tried per row or group, the least squared error wins; 1 makes room for the largest weight."""
 
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     """Precision of what is not rounded, and of the scales; empty for what the model is stored in."""

@@ -26,6 +26,7 @@ from herdbook.console import log
 from herdbook.inference.decode import Batch
 from herdbook.model.cache import KVPool
 from herdbook.model.feed_forward import FeedForward
+from herdbook.model.rounded import Int4Linear, Int8Linear
 from herdbook.model.transformer import Transformer
 from herdbook.settings import UserError
 
@@ -56,8 +57,12 @@ class _Shape(ctypes.Structure):
     ]
 
 
+class _Matrix(ctypes.Structure):
+    _fields_ = [*_fields(ctypes.c_void_p, "values", "scales"), ("group", ctypes.c_int64)]
+
+
 class _Layer(ctypes.Structure):
-    _fields_ = _fields(ctypes.c_void_p, *FIELDS)
+    _fields_ = _fields(_Matrix, *FIELDS)
 
 
 class _Batch(ctypes.Structure):
@@ -87,22 +92,38 @@ class Native:
             config.vocab_size,
             config.norm_eps,
         )
-        # Held as long as this runner, so that what the pointers point to stays.
-        self.weights = [
-            {field: block.get_parameter(f"{path}.weight").detach() for field, path in FIELDS.items()}
-            for block in model.blocks
-        ]
-        self.ends = [module.weight.detach() for module in (model.embedding, model.norm, model.head)]
+        self.held: list[Tensor] = []  # as long as this runner, so that what the pointers point to stays
         layers = (_Layer * config.layers)(
-            *(_Layer(**{field: weight.data_ptr() for field, weight in layer.items()}) for layer in self.weights)
+            *(
+                _Layer(**{field: self._matrix(block.get_submodule(path)) for field, path in FIELDS.items()})
+                for block in model.blocks
+            )
         )
-        half = self.ends[0].dtype == torch.bfloat16
+        embedding, norm, head = (self._matrix(module) for module in (model.embedding, model.norm, model.head))
+        half = model.embedding.weight.dtype == torch.bfloat16
         self.handle = ctypes.c_void_p(
             library.herdbook_create(
-                ctypes.byref(shape), layers, *(ctypes.c_void_p(end.data_ptr()) for end in self.ends), int(half)
+                ctypes.byref(shape),
+                layers,
+                ctypes.c_void_p(embedding.values),
+                ctypes.c_void_p(norm.values),
+                ctypes.byref(head),
+                int(half),
             )
         )
         self.cosine = self.sine = torch.empty(0)
+
+    def _matrix(self, module: nn.Module) -> _Matrix:
+        """Where a module's weights lie, and their scales where they are rounded."""
+        if isinstance(module, Int8Linear | Int4Linear):
+            values = module.values if isinstance(module, Int8Linear) else module.octets
+            scales = module.scale.float().contiguous()
+            self.held += [values, scales]
+            group = 0 if isinstance(module, Int8Linear) else module.in_features // scales.shape[1]
+            return _Matrix(values.data_ptr(), scales.data_ptr(), group)
+        weight = module.get_parameter("weight").detach()
+        self.held.append(weight)
+        return _Matrix(weight.data_ptr(), None, 0)
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
@@ -181,7 +202,9 @@ def unfit(model: Transformer) -> str | None:
         return "a mixture of experts"
     for name, module in model.named_modules():
         plain = type(module) is nn.Linear and module.bias is None
-        if name.rsplit(".", 1)[-1] in ("query", "key", "value", "output", "gate", "up", "down", "head") and not plain:
+        rounded = isinstance(module, Int8Linear | Int4Linear) and module.plain
+        known = plain or rounded
+        if name.rsplit(".", 1)[-1] in ("query", "key", "value", "output", "gate", "up", "down", "head") and not known:
             return f"{name} is {type(module).__name__}"
     for name, weight in model.named_parameters():
         if type(weight.data) is not Tensor or weight.device.type != "cpu":

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from herdbook.model.quantized import Scheme, dequantize, pack, round_inputs, unpack
+from herdbook.model.quantized import Scheme, dequantize, round_inputs
 
 FEW = 16
 """Up to so many tokens, torch's product of bfloat16 with 8-bit weights is faster on a CPU than turning them back."""
-CPU_GROUPS = (32, 64, 128, 256)  # those the 4-bit product knows
 HOPPER = (8, 9)  # compute capability of the first GPUs that multiply float8
 SMALLEST_INT_ROWS = 17  # a GPU's product of whole numbers takes no fewer
 
@@ -59,8 +58,10 @@ class Int8Linear(RoundedLinear):
         super().__init__(values.shape, scheme)
         self.register_buffer("values", values)
         self.register_buffer("scale", scale.to(dtype))
+        self.plain = scale.shape[1] == 1 and values.device.type == "cpu"
+        """Whether compiled code can read it."""
         # In float32 torch's product is several times slower than turning the weights back.
-        self.reads_bytes = scale.shape[1] == 1 and values.device.type == "cpu" and dtype == torch.bfloat16
+        self.reads_bytes = self.plain and dtype == torch.bfloat16
 
     def product(self, x: Tensor) -> Tensor:
         if self.reads_bytes and len(x) <= FEW and x.dtype == self.scale.dtype:
@@ -72,48 +73,25 @@ class Int8Linear(RoundedLinear):
 
 
 class Int4Linear(RoundedLinear):
-    """4-bit weights, two a byte, activations as they are."""
+    """4-bit weights, activations as they are; eager products turn the weights back each time."""
 
-    octets: Tensor  # (N, K / 2) uint8
+    octets: Tensor  # (N, ceil(K / 32) * 16) uint8: of 32 weights the i-th and the (16 + i)-th share a byte
     scale: Tensor  # (N, G)
 
     def __init__(self, values: Tensor, scale: Tensor, scheme: Scheme, dtype: torch.dtype) -> None:
         super().__init__(values.shape, scheme)
-        self.register_buffer("octets", pack(values, 4).view(torch.uint8))
+        # Two vectors of 16 are then one vector's low and high halves, which compiled code takes apart at once.
+        halves = (F.pad(values, (0, -values.shape[1] % 32)) + 8).to(torch.uint8).unflatten(1, (-1, 2, 16))
+        self.register_buffer("octets", (halves[:, :, 0] | halves[:, :, 1] << 4).flatten(1))
         self.register_buffer("scale", scale.to(dtype))
+        whole = self.in_features % 32 == 0 and self.in_features // scale.shape[1] % 32 == 0
+        self.plain = whole and values.device.type == "cpu"
+        """Whether compiled code can read it."""
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        values = unpack(self.octets.view(torch.int32), 4, self.in_features)
+        parts = self.octets.unflatten(1, (-1, 1, 16))
+        values = torch.cat((parts & 15, parts >> 4), 2).flatten(1)[:, : self.in_features].to(torch.int8) - 8
         return dequantize(values, self.scale, dtype)
-
-
-class CpuInt4Linear(RoundedLinear):
-    """4-bit weights in the order in which a CPU's product reads them."""
-
-    tiles: Tensor  # (N, K / 2) uint8
-    scale_and_zero: Tensor  # (G, N, 2); the zero is always 0
-
-    def __init__(self, values: Tensor, scale: Tensor, scheme: Scheme, dtype: torch.dtype) -> None:
-        super().__init__(values.shape, scheme)
-        shifted = values.to(torch.int32) + 8
-        self.register_buffer("tiles", torch.ops.aten._convert_weight_to_int4pack_for_cpu(shifted, 1))
-        pairs = torch.stack((scale, torch.zeros_like(scale)), -1).transpose(0, 1)
-        self.register_buffer("scale_and_zero", pairs.to(dtype).contiguous())
-        self.group = values.shape[1] // scale.shape[1]
-
-    @staticmethod
-    def fits(values: Tensor, scale: Tensor, dtype: torch.dtype) -> bool:
-        """Whether the product takes a matrix of this shape, and is a fast one: in float32 it is not."""
-        outputs, inputs = values.shape
-        known = outputs % 64 == 0 and inputs // scale.shape[1] in CPU_GROUPS
-        return known and values.device.type == "cpu" and dtype == torch.bfloat16
-
-    def product(self, x: Tensor) -> Tensor:
-        known = x.to(self.scale_and_zero.dtype).contiguous()
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(known, self.tiles, self.group, self.scale_and_zero)
-
-    def dense(self, dtype: torch.dtype) -> Tensor:
-        return self.product(torch.eye(self.in_features, dtype=self.scale_and_zero.dtype)).t().to(dtype)
 
 
 class Int8DynamicLinear(RoundedLinear):
@@ -175,5 +153,4 @@ def rounded_linear(
         return Int8DynamicLinear(values, scale, scheme)
     if scheme.bits == 8:
         return Int8Linear(values, scale, scheme, dtype)
-    kind = CpuInt4Linear if CpuInt4Linear.fits(values, scale, dtype) else Int4Linear
-    return kind(values, scale, scheme, dtype)
+    return Int4Linear(values, scale, scheme, dtype)

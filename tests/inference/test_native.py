@@ -18,9 +18,11 @@ from herdbook.inference.engine import Engine, Sampling
 from herdbook.inference.native import Native, build, native_runner, unfit
 from herdbook.inference.sampler import Sampler
 from herdbook.model.cache import KVPool
+from herdbook.model.quantized import SCHEMES
+from herdbook.model.rounded import RoundedLinear
 from herdbook.model.transformer import Transformer
 from herdbook.settings import UserError
-from tests.support.models import SHAPES, tiny_model
+from tests.support.models import SHAPES, rounded_model, tiny_model
 from tests.support.tokenizers import byte_tokenizer
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no g++ on this machine")
@@ -29,6 +31,8 @@ ODD: dict[str, dict[str, Any]] = {
     "wide": {"dim": 256, "heads": 2, "kv_heads": 1, "head_dim": 128, "ffn_dim": 320, "layers": 1},
     "deep": {"dim": 64, "heads": 4, "kv_heads": 2, "head_dim": 80, "ffn_dim": 130, "layers": 3},
 }
+BLOCKS: dict[str, Any] = {"dim": 64, "heads": 4, "kv_heads": 2, "ffn_dim": 96, "vocab_size": 131}
+ROUNDED = ["int8 odd widths", "int8 wide", "int4 blocks", "int4 wide"]
 
 
 def compiled(model: Transformer, blocks: int = 20) -> Native:
@@ -51,11 +55,19 @@ def batch_of(tables: list[list[int]], pasts: list[int], news: list[list[int]]) -
     )
 
 
+def made(shape: str, dtype: torch.dtype = torch.float32) -> Transformer:
+    """A model of a shape; of one called `int8 …` or `int4 …` the matrices are rounded."""
+    name, _, rest = shape.partition(" ")
+    if name not in SCHEMES:
+        return tiny_model(**{**SHAPES, **ODD}[shape]).to(dtype)
+    return rounded_model(tiny_model(**{**SHAPES, **ODD, "blocks": BLOCKS}[rest]).to(dtype), name)
+
+
 @needs_compiler
-@pytest.mark.parametrize("shape", [*SHAPES, *ODD])
+@pytest.mark.parametrize("shape", [*SHAPES, *ODD, *ROUNDED])
 @torch.inference_mode()
 def test_logits_equal_the_models_own(shape: str) -> None:
-    model = tiny_model(**{**SHAPES, **ODD}[shape])
+    model = made(shape)
     runner, eager = compiled(model), Eager(model, KVPool(model.config, 20))
     rng = random.Random(0)
     tables = [[3, 9, 2, 11], [1, 7, 0, 5], [4, 6, 8, 10]]
@@ -86,9 +98,9 @@ def read_in_pieces(runner: Native, tokens: list[int], sizes: list[int], others: 
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", ["grouped", "odd widths", "wide"])
+@pytest.mark.parametrize("shape", ["grouped", "odd widths", "wide", *ROUNDED])
 def test_a_tokens_result_is_the_same_to_the_bit_in_any_company(shape: str, dtype: torch.dtype) -> None:
-    model = tiny_model(**{**SHAPES, **ODD}[shape]).to(dtype)
+    model = made(shape, dtype)
     rng = random.Random(1)
     tokens = [rng.randrange(97) for _ in range(60)]
     want = read_in_pieces(compiled(model), tokens, [60], 0)
@@ -108,6 +120,26 @@ def test_bfloat16_is_as_near_to_the_truth_as_torchs(shape: str) -> None:
     error, torchs = ((x - truth).square().mean().sqrt() for x in (got, theirs))
     assert error < 1.2 * torchs
     assert error < 0.05 * truth.std()
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", ROUNDED)
+def test_rounded_matrices_in_bfloat16_are_as_near_to_the_truth_as_torchs(shape: str) -> None:
+    tokens = [(7 * n) % 97 for n in range(60)]
+    with torch.inference_mode():
+        half = made(shape, torch.bfloat16)
+        theirs = half(torch.tensor([tokens]))[0].float()
+        got = read_in_pieces(compiled(half), tokens, [40, 1, 19], 2)
+        truth = half.float()
+        for label, module in list(truth.named_modules()):
+            if isinstance(module, RoundedLinear):  # the same numbers, multiplied as a dense matrix
+                dense = torch.nn.Linear(module.in_features, module.out_features, bias=False)
+                dense.weight.data = module.dense(torch.float32)
+                truth.set_submodule(label, dense)
+        truth_logits = truth(torch.tensor([tokens]))[0]
+    error, torchs = ((x - truth_logits).square().mean().sqrt() for x in (got, theirs))
+    assert error < 1.2 * torchs
+    assert error < 0.05 * truth_logits.std()
 
 
 @needs_compiler

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from herdbook.model.quantized import SCHEMES, Scheme, quantize, round_inputs
-from herdbook.model.rounded import FEW, CpuInt4Linear, Int4Linear, Int8Linear, RoundedLinear, rounded_linear
+from herdbook.model.rounded import FEW, Int4Linear, Int8Linear, RoundedLinear, rounded_linear
 
 SHAPES = [(128, 64), (192, 256), (100, 96)]
 TOKENS = [1, 3, 16, FEW + 1]
@@ -91,20 +91,25 @@ def test_matrices_stay_small_in_memory() -> None:
         assert dense / sum(buffer.nbytes for buffer in layer.buffers()) > least, name
 
 
-def test_shapes_that_the_cpu_product_does_not_take_are_multiplied_all_the_same() -> None:
-    odd, _ = made("int4", (100, 96), torch.float32)
-    even, _ = made("int4", (128, 64), torch.bfloat16)
-    assert type(odd) is Int4Linear and type(even) is CpuInt4Linear
+def test_scales_per_group_of_8_bits_are_multiplied_too() -> None:
     grouped = replace(SCHEMES["int8"], group=32)
     weight = inputs(10, 64)
     values, scale = quantize(weight, grouped)
     layer = rounded_linear(values, scale, grouped, torch.float32)
-    assert isinstance(layer, Int8Linear) and not layer.reads_bytes
+    assert isinstance(layer, Int8Linear) and not layer.plain
     assert (layer(torch.eye(64)) - weight.t()).abs().max() < 0.1
 
 
-def test_both_layouts_of_four_bits_mean_the_same() -> None:
+def test_four_bits_are_kept_two_halves_of_a_vector_to_a_byte() -> None:
     scheme = Scheme(4, group=32)
-    values, scale = quantize(inputs(128, 64), scheme)
-    one, other = (kind(values, scale, scheme, torch.float32) for kind in (Int4Linear, CpuInt4Linear))
-    assert torch.equal(one.dense(torch.float32), other.dense(torch.float32))
+    values = torch.from_numpy(np.random.default_rng(0).integers(-8, 8, (5, 96)).astype(np.int8))
+    layer = rounded_linear(values, torch.ones(5, 3), scheme, torch.float32)
+    assert isinstance(layer, Int4Linear) and layer.plain
+    for row in range(5):
+        for k in range(96):
+            octet = int(layer.octets[row, k // 32 * 16 + k % 16])
+            assert (octet >> 4 if k % 32 >= 16 else octet & 15) - 8 == values[row, k]
+    assert torch.equal(layer.dense(torch.float32), values.float())
+    uneven = rounded_linear(values[:, :40], torch.ones(5, 1), Scheme(4), torch.float32)
+    assert isinstance(uneven, Int4Linear) and not uneven.plain
+    assert torch.equal(uneven.dense(torch.float32), values[:, :40].float())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from herdbook.model.config import ModelConfig, RopeScaling
+from herdbook.model.quantized import SCHEMES, quantize
+from herdbook.model.rounded import rounded_linear
 from herdbook.model.transformer import Transformer
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -49,6 +53,16 @@ def tiny_model(seed: int = 0, **changes: Any) -> Transformer:
                 weight.copy_(1 + 0.2 * torch.randn(weight.shape, generator=generator))
             elif name.startswith(("embedding", "head")):
                 weight.mul_(15)
+    return model
+
+
+def rounded_model(model: Transformer, name: str, group: int = 32) -> Transformer:
+    """The model with all its matrices but the head of a tied one rounded, in place."""
+    scheme = replace(SCHEMES[name], group=group) if SCHEMES[name].group else SCHEMES[name]
+    for label, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and not (label == "head" and model.config.tied_embeddings):
+            values, scale = quantize(module.weight, scheme, module.weight.dtype)
+            model.set_submodule(label, rounded_linear(values, scale, scheme, module.weight.dtype))
     return model
 
 

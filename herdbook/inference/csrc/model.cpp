@@ -14,9 +14,6 @@
 #include <cmath>
 #include <type_traits>
 #include <vector>
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
 #include "vectors.h"
 
@@ -35,15 +32,48 @@ template <class T>
 using Input = float;
 #endif
 
-template <class T, int M, int N>
-static inline void tile(const Input<T>* x, long stride, const T* const* w, long k_end, float (&out)[M][N]) {
+// A row of weights, in the forms it may have: `row + k`, K inputs from the k-th, k a whole number of vectors.
+struct Eight {  // whole numbers of 8 bits; the scale is for the sum
+    const int8_t* values;
+};
+struct Four {  // of 4 bits, two halves of 16 in each 16 bytes, less 8; a scale per group
+    const uint8_t* values;
+    const float* scales;
+    long group;
+};
+
+template <class W>
+static inline vec load_row(const W* row, long k, int some) { return load_some(row + k, some); }
+static inline vec load_row(Eight row, long k, int some) { return load_some(row.values + k, some); }
+static inline vec load_row(Four row, long k, int) {
+    bvec bytes;
+    std::memcpy(&bytes, row.values + k / 32 * 16 + k % 16, sizeof bytes);
+    bytes = (k % 32 < 16 ? bytes : bytes >> 4) & 15;
+    return widen(bytes - 8) * row.scales[k / row.group];
+}
+
+#if defined(__AVX512BF16__)
+// The same, 32 inputs as bfloat16.
+static inline __m512bh load_pair(const bf16* row, long k) {
+    __m512bh out;
+    std::memcpy(&out, row + k, sizeof out);
+    return out;
+}
+template <class Row>
+static inline __m512bh load_pair(Row row, long k) {
+    return _mm512_cvtne2ps_pbh((__m512)load_row(row, k + 16, 16), (__m512)load_row(row, k, 16));
+}
+#endif
+
+template <class X, class Row, int M, int N>
+static inline void tile(const X* x, long stride, const Row* w, long k_end, float (&out)[M][N]) {
     vec acc[M][N] = {};
     long k = 0;
 #if defined(__AVX512BF16__)
-    if constexpr (std::is_same_v<T, bf16>) {
+    if constexpr (std::is_same_v<X, bf16>) {
         for (; k + 32 <= k_end; k += 32) {
             __m512bh row[N];
-            for (int n = 0; n < N; ++n) std::memcpy(&row[n], w[n] + k, 64);
+            for (int n = 0; n < N; ++n) row[n] = load_pair(w[n], k);
             for (int m = 0; m < M; ++m) {
                 __m512bh in;
                 std::memcpy(&in, x + m * stride + k, 64);
@@ -54,7 +84,7 @@ static inline void tile(const Input<T>* x, long stride, const T* const* w, long 
 #endif
     lanes(k_end - k, [&](long i, int some) {
         vec row[N];
-        for (int n = 0; n < N; ++n) row[n] = load_some(w[n] + k + i, some);
+        for (int n = 0; n < N; ++n) row[n] = load_row(w[n], k + i, some);
         for (int m = 0; m < M; ++m) {
             vec in = load_some(x + m * stride + k + i, some);
             for (int n = 0; n < N; ++n) acc[m][n] += in * row[n];
@@ -68,24 +98,24 @@ static inline void tile(const Input<T>* x, long stride, const T* const* w, long 
     }
 }
 
-template <class T, int M, int N, class Emit>
-static inline void emit_tile(const Input<T>* x, long stride, const T* const* w, long k_end, long token, Emit emit) {
+template <int M, int N, class X, class Row, class Emit>
+static inline void emit_tile(const X* x, long stride, const Row* w, long k_end, long token, Emit emit) {
     float out[M][N];
-    tile<T, M, N>(x + token * stride, stride, w, k_end, out);
+    tile<X, Row, M, N>(x + token * stride, stride, w, k_end, out);
     for (int m = 0; m < M; ++m) emit(token + m, out[m]);
 }
 
 // The products of tokens `from` … `to` with N rows of weights; `emit` gets each token's N sums.
-template <class T, int N, class Emit>
-static inline void strip(const Input<T>* x, long k_end, const T* const* w, long from, long to, Emit emit) {
+template <int N, class X, class Row, class Emit>
+static inline void strip(const X* x, long k_end, const Row* w, long from, long to, Emit emit) {
     long token = from;
-    for (; token + ROWS <= to; token += ROWS) emit_tile<T, ROWS, N>(x, k_end, w, k_end, token, emit);
+    for (; token + ROWS <= to; token += ROWS) emit_tile<ROWS, N>(x, k_end, w, k_end, token, emit);
     switch (to - token) {
-        case 5: return emit_tile<T, 5, N>(x, k_end, w, k_end, token, emit);
-        case 4: return emit_tile<T, 4, N>(x, k_end, w, k_end, token, emit);
-        case 3: return emit_tile<T, 3, N>(x, k_end, w, k_end, token, emit);
-        case 2: return emit_tile<T, 2, N>(x, k_end, w, k_end, token, emit);
-        case 1: return emit_tile<T, 1, N>(x, k_end, w, k_end, token, emit);
+        case 5: return emit_tile<5, N>(x, k_end, w, k_end, token, emit);
+        case 4: return emit_tile<4, N>(x, k_end, w, k_end, token, emit);
+        case 3: return emit_tile<3, N>(x, k_end, w, k_end, token, emit);
+        case 2: return emit_tile<2, N>(x, k_end, w, k_end, token, emit);
+        case 1: return emit_tile<1, N>(x, k_end, w, k_end, token, emit);
     }
 }
 
@@ -98,24 +128,61 @@ struct Share {  // a thread's part of `count` things, in whole groups of `group`
     }
 };
 
-// This thread's share of x · wᵀ: `emit(token, column, sum)`.
-template <class T, class Emit>
-static void multiply(const Input<T>* x, long tokens, const T* w, long columns, long k_end, Emit emit) {
+// This thread's share of x · wᵀ: `emit(token, column, sum)`; `row_of` gives the rows of w.
+template <class X, class RowOf, class Emit>
+static void multiply_rows(const X* x, long tokens, RowOf row_of, long columns, long k_end, Emit emit) {
+    using Row = decltype(row_of(0));
     Share mine(columns, COLUMNS);
     for (long from = 0; from < tokens; from += TOKENS) {
         long to = std::min(tokens, from + TOKENS), n = mine.from;
         for (; n + COLUMNS <= mine.to; n += COLUMNS) {
-            const T* rows[COLUMNS];
-            for (int i = 0; i < COLUMNS; ++i) rows[i] = w + (n + i) * k_end;
-            strip<T, COLUMNS>(x, k_end, rows, from, to, [&](long token, const float* out) {
+            Row rows[COLUMNS];
+            for (int i = 0; i < COLUMNS; ++i) rows[i] = row_of(n + i);
+            strip<COLUMNS>(x, k_end, rows, from, to, [&](long token, const float* out) {
                 for (int i = 0; i < COLUMNS; ++i) emit(token, n + i, out[i]);
             });
         }
         for (; n < mine.to; ++n) {
-            const T* row = w + n * k_end;
-            strip<T, 1>(x, k_end, &row, from, to, [&](long token, const float* out) { emit(token, n, out[0]); });
+            Row row = row_of(n);
+            strip<1>(x, k_end, &row, from, to, [&](long token, const float* out) { emit(token, n, out[0]); });
         }
     }
+}
+
+struct Matrix {            // (outputs, inputs), as torch's modules hold it
+    const void* values;    // of the model's type where there are no scales
+    const float* scales;   // one per row of 8 bits, or one per group of 4
+    int64_t group;         // inputs that share a scale; 0: a row of 8 bits
+};
+
+// An `emit` of whatever kind behind one type, so that products of rounded weights are compiled once, not per use.
+struct Sink {
+    void* to;
+    void (*call)(void*, long, long, float);
+    void operator()(long token, long n, float v) const { call(to, token, n, v); }
+};
+
+template <class X>
+__attribute__((noinline)) static void multiply_rounded(const X* x, long tokens, const Matrix& w, long columns, long k_end, Sink emit) {
+    if (!w.group) {
+        const int8_t* values = static_cast<const int8_t*>(w.values);
+        multiply_rows(x, tokens, [&](long n) { return Eight{values + n * k_end}; }, columns, k_end,
+                      [&](long token, long n, float v) { emit(token, n, v * w.scales[n]); });
+    } else {
+        const uint8_t* values = static_cast<const uint8_t*>(w.values);
+        auto row = [&](long n) { return Four{values + n * k_end / 2, w.scales + n * (k_end / w.group), w.group}; };
+        multiply_rows(x, tokens, row, columns, k_end, emit);
+    }
+}
+
+template <class T, class Emit>
+static void multiply(const Input<T>* x, long tokens, const Matrix& w, long columns, long k_end, Emit emit) {
+    if (!w.scales) {
+        const T* values = static_cast<const T*>(w.values);
+        return multiply_rows(x, tokens, [&](long n) { return values + n * k_end; }, columns, k_end, emit);
+    }
+    Sink sink{&emit, [](void* to, long token, long n, float v) { (*static_cast<Emit*>(to))(token, n, v); }};
+    multiply_rounded(x, tokens, w, columns, k_end, sink);
 }
 
 // ── the model ──
@@ -125,8 +192,8 @@ struct Shape {
     float norm_eps;
 };
 
-struct Layer {  // weights, as torch's modules hold them: (outputs, inputs)
-    const void *attention_norm, *query, *key, *value, *output, *feed_forward_norm, *gate, *up, *down;
+struct Layer {
+    Matrix attention_norm, query, key, value, output, feed_forward_norm, gate, up, down;
 };
 
 struct Batch {
@@ -147,7 +214,8 @@ template <class T>
 struct Model : Runner {
     Shape s;
     std::vector<Layer> layers;
-    const T *embedding, *norm, *head_weight;
+    const T *embedding, *norm;
+    Matrix head_weight;
 
     // What passes between the parts, each (N, width).
     std::vector<float> x, query, key, value, gate, up;
@@ -250,8 +318,8 @@ struct Model : Runner {
         for (long from = 0; from < tokens; from += TOKENS) {
             const long count = std::min(TOKENS, tokens - from), width = s.ffn_dim;
             const Input<T>* in = &normed[from * s.dim];
-            multiply(in, count, at(w.gate), width, s.dim, [&](long t, long n, float v) { gate[t * width + n] = v; });
-            multiply(in, count, at(w.up), width, s.dim, [&](long t, long n, float v) { up[t * width + n] = v; });
+            multiply<T>(in, count, w.gate, width, s.dim, [&](long t, long n, float v) { gate[t * width + n] = v; });
+            multiply<T>(in, count, w.up, width, s.dim, [&](long t, long n, float v) { up[t * width + n] = v; });
             for (long t = 0; t < count; ++t)
                 lanes(mine.to - mine.from, [&](long i, int n) {
                     const long k = t * width + mine.from + i;
@@ -265,10 +333,10 @@ struct Model : Runner {
         const Layer& w = layers[number];
         const long tokens = b.new_tokens, width = s.head_width, wide = s.heads * width, step = s.kv_heads * width;
 #pragma omp for schedule(static)
-        for (long t = 0; t < tokens; ++t) normalize(&x[t * s.dim], at(w.attention_norm), &normed[t * s.dim]);
-        multiply(normed.data(), tokens, at(w.query), wide, s.dim, [&](long t, long n, float v) { query[t * wide + n] = v; });
-        multiply(normed.data(), tokens, at(w.key), step, s.dim, [&](long t, long n, float v) { key[t * step + n] = v; });
-        multiply(normed.data(), tokens, at(w.value), step, s.dim, [&](long t, long n, float v) { value[t * step + n] = v; });
+        for (long t = 0; t < tokens; ++t) normalize(&x[t * s.dim], at(w.attention_norm.values), &normed[t * s.dim]);
+        multiply<T>(normed.data(), tokens, w.query, wide, s.dim, [&](long t, long n, float v) { query[t * wide + n] = v; });
+        multiply<T>(normed.data(), tokens, w.key, step, s.dim, [&](long t, long n, float v) { key[t * step + n] = v; });
+        multiply<T>(normed.data(), tokens, w.value, step, s.dim, [&](long t, long n, float v) { value[t * step + n] = v; });
 #pragma omp barrier
 #pragma omp for schedule(static)
         for (long t = 0; t < tokens; ++t) {
@@ -286,13 +354,13 @@ struct Model : Runner {
         for (long task = 0; task < tokens * s.kv_heads; ++task)
             attend(b, number, task / s.kv_heads, task % s.kv_heads, scores);
         auto add = [&](long t, long n, float v) { x[t * s.dim + n] += v; };
-        multiply(mixed.data(), tokens, at(w.output), s.dim, wide, add);
+        multiply<T>(mixed.data(), tokens, w.output, s.dim, wide, add);
 #pragma omp barrier
 #pragma omp for schedule(static)
-        for (long t = 0; t < tokens; ++t) normalize(&x[t * s.dim], at(w.feed_forward_norm), &normed[t * s.dim]);
+        for (long t = 0; t < tokens; ++t) normalize(&x[t * s.dim], at(w.feed_forward_norm.values), &normed[t * s.dim]);
         feed_forward(w, tokens);
 #pragma omp barrier
-        multiply(inner.data(), tokens, at(w.down), s.dim, s.ffn_dim, add);
+        multiply<T>(inner.data(), tokens, w.down, s.dim, s.ffn_dim, add);
 #pragma omp barrier
     }
 
@@ -325,24 +393,24 @@ struct Model : Runner {
         normed.resize(std::max<size_t>(normed.size(), count * s.dim));
         lanes(count * s.dim, [&](long i, int n) { put_some(&normed[i], load_some(hidden + i, n), n); });
 #pragma omp parallel num_threads(threads)
-        multiply(normed.data(), count, head_weight, s.vocabulary, s.dim,
+        multiply<T>(normed.data(), count, head_weight, s.vocabulary, s.dim,
                  [&](long t, long n, float v) { logits[t * s.vocabulary + n] = v; });
     }
 };
 
 template <class T>
-static Runner* make(const Shape& shape, const Layer* layers, const void* embedding, const void* norm, const void* head) {
+static Runner* make(const Shape& shape, const Layer* layers, const void* embedding, const void* norm, const Matrix& head) {
     auto* model = new Model<T>;
     model->s = shape;
     model->layers.assign(layers, layers + shape.layers);
-    model->embedding = Model<T>::at(embedding), model->norm = Model<T>::at(norm), model->head_weight = Model<T>::at(head);
+    model->embedding = Model<T>::at(embedding), model->norm = Model<T>::at(norm), model->head_weight = head;
     return model;
 }
 
 extern "C" {
 void* herdbook_create(const Shape* shape, const Layer* layers, const void* embedding, const void* norm,
-                      const void* head, int half) {
-    return half ? make<bf16>(*shape, layers, embedding, norm, head) : make<float>(*shape, layers, embedding, norm, head);
+                      const Matrix* head, int half) {
+    return half ? make<bf16>(*shape, layers, embedding, norm, *head) : make<float>(*shape, layers, embedding, norm, *head);
 }
 void herdbook_run(void* model, const Batch* batch, float* hidden, int threads) {
     static_cast<Runner*>(model)->run(*batch, hidden, threads);

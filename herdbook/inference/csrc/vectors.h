@@ -6,6 +6,7 @@
 #include <cstring>
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
 constexpr int LANES = 16;
 #elif defined(__AVX__)
 constexpr int LANES = 8;
@@ -18,6 +19,7 @@ typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
 typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));
 typedef uint16_t hvec __attribute__((vector_size(LANES * 2)));
+typedef int8_t bvec __attribute__((vector_size(LANES)));
 
 static inline float single(float x) { return x; }
 static inline float single(bf16 x) {
@@ -36,6 +38,20 @@ static inline vec load(const bf16* p) {
     hvec half;
     std::memcpy(&half, p, sizeof half);
     return (vec)(__builtin_convertvector(half, uvec) << 16);
+}
+
+static inline vec widen(bvec bytes) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)bytes));
+#else  // step by step: compilers take a leap from 8 bits to float lane by lane
+    typedef int16_t svec __attribute__((vector_size(LANES * 2)));
+    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(bytes, svec), ivec), vec);
+#endif
+}
+static inline vec load(const int8_t* p) {
+    bvec bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
+    return widen(bytes);
 }
 
 static inline void put(float* p, vec x) { std::memcpy(p, &x, sizeof x); }
