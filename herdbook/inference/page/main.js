@@ -198,10 +198,11 @@ class App {
   }
 
   sampling(seed) {
-    const { temperature, top_p, top_k, min_p, max_tokens } = this.settings;
+    const { temperature, top_p, top_k, min_p, max_tokens, stop } = this.settings;
     const sampling = { temperature, top_p, max_tokens, seed };
     if (top_k) sampling.top_k = top_k;
     if (min_p) sampling.min_p = min_p;
+    if (stop) sampling.stop = [stop.replaceAll("\\n", "\n")];
     return sampling;
   }
 

@@ -25,7 +25,7 @@ export class Panel {
     element.append(
       h("div", { class: "panel-head" }, h("h2", {}, "Settings"), h("button", { type: "button", class: "quiet", onclick: () => app.togglePanel(false) }, "Close")),
       h("div", { class: "field" }, h("label", { for: "system" }, "System prompt"), this.system, h("p", { class: "hint", id: "system-hint" })),
-      h("fieldset", {}, h("legend", {}, "How tokens are drawn"), SLIDERS.map((row) => this.slider(...row)), NUMBERS.map((row) => this.number(...row)), this.seed()),
+      h("fieldset", {}, h("legend", {}, "How tokens are drawn"), SLIDERS.map((row) => this.slider(...row)), NUMBERS.map((row) => this.number(...row)), this.seed(), this.stop()),
       h("fieldset", {}, h("legend", {}, "What is asked and shown"), this.ask(), this.check("probabilities", "Probabilities of tokens", "Asked for with each answer; point at a word to see them."), this.check("markdown", "Draw Markdown", "Off: show the characters as they came.")),
       h("button", { type: "button", onclick: () => this.reset() }, "Back to the usual settings"),
       this.files(),
@@ -67,6 +67,14 @@ export class Panel {
     this.fields.seed = (value) => (box.value = value ?? "");
     const hint = "The same seed and prompt give the same answer; answering again takes the next seed.";
     return h("div", { class: "field" }, h("label", { for: "seed" }, "Seed"), box, h("p", { class: "hint", id: "seed-hint" }, hint));
+  }
+
+  stop() {
+    const box = h("input", { type: "text", id: "stop", "aria-describedby": "stop-hint", spellcheck: "false" });
+    box.addEventListener("input", () => this.change("stop", box.value));
+    this.fields.stop = (value) => (box.value = value);
+    const hint = "The answer ends before this text; \\n is a new line. Useful with base models.";
+    return h("div", { class: "field" }, h("label", { for: "stop" }, "Stop at"), box, h("p", { class: "hint", id: "stop-hint" }, hint));
   }
 
   ask() {

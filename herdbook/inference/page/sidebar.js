@@ -56,7 +56,7 @@ export function drawPickers(app) {
     const names = app.models.map((model) => model.id);
     if (!names.includes(chosen)) names.unshift(chosen);
     const options = names.map((name) => {
-      const missing = !app.modelNamed(name);
+      const missing = app.models.length > 0 && !app.modelNamed(name);
       return h("option", { value: name, selected: name === chosen }, missing ? `${name} (not served)` : name);
     });
     const label = lanes.length > 1 ? `Model ${lane + 1}` : "Model";

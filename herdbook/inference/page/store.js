@@ -17,6 +17,7 @@ export const DEFAULTS = {
   min_p: 0,
   max_tokens: 512,
   seed: null,
+  stop: "",
   ask: "auto",
   probabilities: true,
   markdown: true,

@@ -90,7 +90,7 @@ export class TokenCard {
     this.card = h("div", { id: "token-card", role: "tooltip", hidden: true });
     document.body.append(this.card);
     root.addEventListener("pointerover", (event) => this.point(event.target.closest(".token")));
-    root.addEventListener("pointerleave", () => this.hide());
+    root.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && this.hide()); // fingers leave at once
     root.addEventListener("scroll", () => this.hide(), { passive: true });
     root.addEventListener("keydown", (event) => this.key(event));
     root.addEventListener("focusout", () => this.hide());

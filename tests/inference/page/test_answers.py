@@ -140,6 +140,19 @@ def test_a_base_model_goes_on_with_the_text(desk: Desk) -> None:
     assert desk.answers() == texts
 
 
+def test_an_answer_ends_before_the_stop_text(desk: Desk) -> None:
+    desk.pick("plain")
+    desk.say("Once upon")
+    text = desk.answers()[0]
+    stop = next(text[at : at + 2] for at in range(8, 30) if text[at : at + 2].isprintable())
+    desk.page.click("#settings")
+    desk.page.fill("#stop", stop)
+    desk.page.click("#new")
+    desk.say("Once upon")
+    assert desk.answers() == [text[: text.index(stop)]]
+    assert "".join(piece for _, piece in spans(desk)) == desk.answers()[0]  # tokens of the stop text are no part of it
+
+
 def spans(desk: Desk) -> list[tuple[int, str]]:
     """Token by token, what of the shown text is its own."""
     found = desk.page.locator(".answer-text .token").evaluate_all(
@@ -164,6 +177,17 @@ def test_a_word_pointed_at_shows_what_else_was_likely(desk: Desk) -> None:
     top = [token["token"] for token in told[index]["top_logprobs"]]
     assert rows.count() == len(top) + (told[index]["token"] not in top)
     assert desk.page.locator("#token-card .chosen").count() == 1
+
+
+def test_a_finger_on_a_word_shows_it_too(browser: Any, server: Running) -> None:
+    with Desk(browser, server.port, has_touch=True, is_mobile=True) as desk:
+        desk.pick("other")
+        desk.say("hello")
+        desk.page.locator(".token").first.tap()
+        desk.page.wait_for_timeout(50)
+        assert desk.page.locator("#token-card").is_visible()
+        desk.page.locator(".answer-foot .stats").tap()
+        assert not desk.page.locator("#token-card").is_visible()
 
 
 def test_the_keyboard_walks_through_shaded_tokens(desk: Desk) -> None:
