@@ -88,6 +88,20 @@ class Scheduler:
                 plan.append((request, 1))
         return plan
 
+    def extend(self, request: Request, tokens: int) -> int:
+        """Give a request at work blocks for so many tokens, as far as some are idle; how many it now has room for."""
+        while len(request.table) * self.block < tokens:
+            block = self.blocks.take()
+            if block is None:
+                break
+            self._append(request, block)
+        return len(request.table) * self.block
+
+    def read_on(self, request: Request, count: int) -> None:
+        """Count so many more tokens as read, of those that it holds, and make the blocks findable that they filled."""
+        self._name_full(request, count)
+        request.read += count
+
     def _append(self, request: Request, block: int) -> None:
         self.tables[request.row, len(request.table)] = block
         request.table.append(block)
