@@ -14,6 +14,9 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 
+// What holds vectors in registers must not become a call: its arguments would go through memory.
+#define INLINE static inline __attribute__((always_inline))
+
 using bf16 = uint16_t;
 typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
@@ -21,26 +24,26 @@ typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));
 typedef uint16_t hvec __attribute__((vector_size(LANES * 2)));
 typedef int8_t bvec __attribute__((vector_size(LANES)));
 
-static inline float single(float x) { return x; }
-static inline float single(bf16 x) {
+INLINE float single(float x) { return x; }
+INLINE float single(bf16 x) {
     uint32_t bits = uint32_t(x) << 16;
     float out;
     std::memcpy(&out, &bits, 4);
     return out;
 }
 
-static inline vec load(const float* p) {
+INLINE vec load(const float* p) {
     vec out;
     std::memcpy(&out, p, sizeof out);
     return out;
 }
-static inline vec load(const bf16* p) {
+INLINE vec load(const bf16* p) {
     hvec half;
     std::memcpy(&half, p, sizeof half);
     return (vec)(__builtin_convertvector(half, uvec) << 16);
 }
 
-static inline vec widen(bvec bytes) {
+INLINE vec widen(bvec bytes) {
 #if defined(__AVX512F__)
     return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)bytes));
 #else  // step by step: compilers take a leap from 8 bits to float lane by lane
@@ -48,20 +51,20 @@ static inline vec widen(bvec bytes) {
     return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(bytes, svec), ivec), vec);
 #endif
 }
-static inline vec load(const int8_t* p) {
+INLINE vec load(const int8_t* p) {
     bvec bytes;
     std::memcpy(&bytes, p, sizeof bytes);
     return widen(bytes);
 }
 
-static inline void put(float* p, vec x) { std::memcpy(p, &x, sizeof x); }
-static inline void put(bf16* p, vec x) {  // to the nearest, ties to even
+INLINE void put(float* p, vec x) { std::memcpy(p, &x, sizeof x); }
+INLINE void put(bf16* p, vec x) {  // to the nearest, ties to even
     uvec bits = (uvec)x;
     hvec half = __builtin_convertvector((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, hvec);
     std::memcpy(p, &half, sizeof half);
 }
 
-static inline float sum(vec x) {
+INLINE float sum(vec x) {
     float lane[LANES];
     std::memcpy(lane, &x, sizeof lane);
     for (int width = LANES / 2; width; width /= 2)
@@ -70,13 +73,13 @@ static inline float sum(vec x) {
 }
 
 #if defined(__clang__)
-static inline void sum4(const vec (&x)[4], float* out) {
+INLINE void sum4(const vec (&x)[4], float* out) {
     for (int i = 0; i < 4; ++i) out[i] = sum(x[i]);
 }
 #else
 // Two vectors of S segments each become one of 2 S segments: of each segment its halves are added.
 template <int S>
-static inline vec fold(vec a, vec b) {
+INLINE vec fold(vec a, vec b) {
     constexpr int width = LANES / S, half = width / 2;
     ivec low = {}, high = {};
     for (int i = 0; i < LANES; ++i) {
@@ -87,7 +90,7 @@ static inline vec fold(vec a, vec b) {
 }
 
 // Four sums at once, each in the order in which `sum` adds.
-static inline void sum4(const vec (&x)[4], float* out) {
+INLINE void sum4(const vec (&x)[4], float* out) {
     vec all = fold<2>(fold<1>(x[0], x[1]), fold<1>(x[2], x[3]));
     for (int half = LANES / 8; half; half /= 2) {
         ivec other = {};
@@ -98,7 +101,7 @@ static inline void sum4(const vec (&x)[4], float* out) {
 }
 #endif
 
-static inline vec exponential(vec x) {  // relative error below 2e-7 (Cephes' polynomial)
+INLINE vec exponential(vec x) {  // relative error below 2e-7 (Cephes' polynomial)
     x = x < -87.0f ? vec{} - 87.0f : x;
     vec n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // rounds to a whole number
     vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -111,20 +114,20 @@ static inline vec exponential(vec x) {  // relative error below 2e-7 (Cephes' po
 // Lanes at a time over `count` numbers; the last, broken group goes through a padded copy of itself, so that each
 // number's result does not depend on where it stands.
 template <class Body>
-static inline void lanes(long count, Body body) {
+INLINE void lanes(long count, Body body) {
     long i = 0;
     for (; i + LANES <= count; i += LANES) body(i, LANES);
     if (i < count) body(i, int(count - i));
 }
 template <class T>
-static inline vec load_some(const T* p, int n) {
+INLINE vec load_some(const T* p, int n) {
     if (n == LANES) return load(p);
     T pad[LANES] = {};
     std::memcpy(pad, p, n * sizeof(T));
     return load(pad);
 }
 template <class T>
-static inline void put_some(T* p, vec x, int n) {
+INLINE void put_some(T* p, vec x, int n) {
     if (n == LANES) return put(p, x);
     T pad[LANES];
     put(pad, x);
