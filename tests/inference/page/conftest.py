@@ -37,8 +37,16 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def desk(browser: Any, server: Running) -> Iterator[Desk]:
-    """The page, open and watched; what it asked for and complained of is looked at in the end."""
+@pytest.fixture(scope="package")
+def window(browser: Any, server: Running) -> Iterator[Desk]:
+    """One window for the tests that need nothing special of it."""
     with Desk(browser, server.port) as desk:
         yield desk
+
+
+@pytest.fixture
+def desk(window: Desk) -> Iterator[Desk]:
+    """The page, new and watched; what it asked for and complained of is looked at in the end."""
+    window.clear()
+    yield window
+    window.check()

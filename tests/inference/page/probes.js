@@ -116,6 +116,16 @@ async function deepest() {
   return depth;
 }
 
+/** Where the tokens [piece] of each case end in its text. */
+async function tokenEnds(cases) {
+  const { Alignment } = await import("/tokens.js");
+  return cases.map(([pieces, text, whole]) => {
+    const alignment = new Alignment();
+    alignment.follow(pieces.map((piece) => ({ piece })), text, whole);
+    return alignment.ends;
+  });
+}
+
 /** Put into the page what it would never put there itself; which directives of the policy refused something. */
 async function refusals() {
   const refused = [];

@@ -179,6 +179,22 @@ def test_a_word_pointed_at_shows_what_else_was_likely(desk: Desk) -> None:
     assert desk.page.locator("#token-card .chosen").count() == 1
 
 
+def test_tokens_find_their_place_in_the_text(desk: Desk) -> None:
+    cases = (
+        (["a", "b c"], "ab c", True, [1, 4]),
+        (["h", "\ufffd", "\ufffd", "llo"], "héllo", True, [1, 1, 2, 5]),  # two halves of a character: the last has it
+        (["h", "", "é", "llo"], "héllo", True, [1, 1, 2, 5]),  # the same, where the server told the bytes
+        (["a", "<|eot_id|>"], "a", True, [1, 1]),  # a special token is no text
+        (["<|x|>", "a"], "a", True, [0, 1]),
+        (["ab", "cd\n"], "abc", False, [2]),  # the rest of the text is still held back
+        (["ab", "cd\n"], "abcd", True, [2, 4]),  # it was the stop text
+        (["a", "\ufffd"], "a☃", True, [1, 2]),
+        (["zzz", "b"], "a" * 100 + "b", False, [0, 0]),  # nowhere near: no guess
+    )
+    given = [[pieces, text, whole] for pieces, text, whole, _ in cases]
+    assert desk.probe("tokenEnds", given) == [ends for *_, ends in cases]
+
+
 def test_a_finger_on_a_word_shows_it_too(browser: Any, server: Running) -> None:
     with Desk(browser, server.port, has_touch=True, is_mobile=True) as desk:
         desk.pick("other")

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.inference.page.desk import Desk
-from tests.support.servers import Running
 
 SAMPLES = (
     "plain text",
@@ -77,13 +75,6 @@ SAMPLES = (
     "   indented\n  more",
     "a\r\nb\r\n\r\n- c\r\n- d",
 )
-
-
-@pytest.fixture(scope="module")
-def desk(browser: Any, server: Running) -> Iterator[Desk]:
-    """One window for all: nothing is kept in it."""
-    with Desk(browser, server.port) as desk:
-        yield desk
 
 
 def page_shapes(desk: Desk, sources: list[str]) -> list[Any]:
