@@ -77,26 +77,50 @@ INLINE void sum4(const vec (&x)[4], float* out) {
     for (int i = 0; i < 4; ++i) out[i] = sum(x[i]);
 }
 #else
+// Which lanes a shuffle takes, known when this is compiled.
+struct Lanes {
+    int32_t of[LANES];
+};
+template <int S>  // the first (second: + half) half of each segment of two vectors of S segments
+constexpr Lanes halves(bool second) {
+    Lanes out{};
+    const int width = LANES / S, half = width / 2;
+    for (int i = 0; i < LANES; ++i)
+        out.of[i] = (i / half < S ? 0 : LANES) + i / half % S * width + i % half + (second ? half : 0);
+    return out;
+}
+template <int HALF>  // of each group of 2 HALF lanes the other half
+constexpr Lanes swapped() {
+    Lanes out{};
+    for (int i = 0; i < LANES; ++i) out.of[i] = i ^ HALF;
+    return out;
+}
+static inline __attribute__((always_inline)) ivec mask(const Lanes& lanes) {
+    ivec out;
+    std::memcpy(&out, lanes.of, sizeof out);
+    return out;
+}
+
 // Two vectors of S segments each become one of 2 S segments: of each segment its halves are added.
 template <int S>
 INLINE vec fold(vec a, vec b) {
-    constexpr int width = LANES / S, half = width / 2;
-    ivec low = {}, high = {};
-    for (int i = 0; i < LANES; ++i) {
-        const int segment = i / half, first = (segment < S ? 0 : LANES) + segment % S * width + i % half;
-        low[i] = first, high[i] = first + half;
+    static constexpr Lanes low = halves<S>(false), high = halves<S>(true);
+    return __builtin_shuffle(a, b, mask(low)) + __builtin_shuffle(a, b, mask(high));
+}
+template <int HALF>
+INLINE vec fold_within(vec a) {
+    if constexpr (HALF == 0) {
+        return a;
+    } else {
+        static constexpr Lanes other = swapped<HALF>();
+        return fold_within<HALF / 2>(a + __builtin_shuffle(a, mask(other)));
     }
-    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
 }
 
 // Four sums at once, each in the order in which `sum` adds.
 INLINE void sum4(const vec (&x)[4], float* out) {
     vec all = fold<2>(fold<1>(x[0], x[1]), fold<1>(x[2], x[3]));
-    for (int half = LANES / 8; half; half /= 2) {
-        ivec other = {};
-        for (int i = 0; i < LANES; ++i) other[i] = i ^ half;
-        all += __builtin_shuffle(all, other);
-    }
+    all = fold_within<LANES / 8>(all);
     for (int i = 0; i < 4; ++i) out[i] = all[i * (LANES / 4)];
 }
 #endif
