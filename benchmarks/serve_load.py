@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,23 @@ from herdbook.tokens.tokenizer import Tokenizer, special_names
 
 RESULTS = Path(__file__).parent / "results"
 TOKENS = 32  # of each answer
+WRONG: list[tuple[str, Any]] = [
+    ("prompt", {}),
+    ("prompt", [[]]),
+    ("prompt", [10**6]),
+    ("temperature", "hot"),
+    ("temperature", -1),
+    ("top_p", 0),
+    ("n", 1.5),
+    ("n", 10**6),
+    ("stop", [""]),
+    ("seed", "x"),
+    ("logit_bias", {"a": 1}),
+    ("logprobs", True),
+    ("model", "none"),
+    ("guided_regex", "("),
+    ("stream_options", {}),
+]
 
 
 def make_model(folder: Path) -> None:
@@ -98,43 +117,46 @@ def malform(chance: random.Random) -> bytes:
         case 1:
             return bytes(chance.randrange(256) for _ in range(chance.randrange(1, 60))) + b"{"
         case 2:
-            field = chance.choice(["temperature", "n", "prompt", "seed", "stop", "top_p", "logit_bias"])
-            return json.dumps(
-                body(1, **{field: chance.choice([{}, {"a": "b"}, -7.5, "x", [[[]]]])})
-                if field not in ("prompt", "stop")
-                else body(1, **{field: chance.choice([{}, -7.5, [[[]]]])})
-            ).encode()
+            field, value = chance.choice(WRONG)
+            return json.dumps(body(1, **{field: value})).encode()
         case 3:
             return json.dumps(body(1, **{f"field{chance.randrange(99)}": 1})).encode()
         case _:
             return json.dumps(body(1, max_tokens=chance.randrange(1025, 10**9))).encode()
 
 
-def send_malformed(port: int, count: int) -> dict[str, int]:
-    """How often each status came back."""
-    chance, seen = random.Random(0), {}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    for _ in range(count):
-        connection.request("POST", "/v1/completions", malform(chance), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        response.read()
-        seen[str(response.status)] = seen.get(str(response.status), 0) + 1
-    connection.close()
-    return seen
+def send_malformed(port: int, count: int, connections: int = 8) -> dict[str, int]:
+    """How often each status came back, over several connections at once."""
+
+    def send(number: int) -> Counter[str]:
+        chance, seen = random.Random(number), Counter[str]()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        for _ in range(number, count, connections):
+            connection.request("POST", "/v1/completions", malform(chance), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            response.read()
+            seen[str(response.status)] += 1
+        connection.close()
+        return seen
+
+    with ThreadPoolExecutor(connections) as pool:
+        return dict(sum(pool.map(send, range(connections)), Counter[str]()))
 
 
 async def vanish(port: int, count: int) -> None:
-    """Clients that leave after a few milliseconds of a long answer."""
+    """Clients that leave a long answer: every second one after it has begun, the others within 50 ms of asking."""
     chance = random.Random(1)
     limit = asyncio.Semaphore(32)
 
     async def one(place: int) -> None:
         async with limit:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
             data = json.dumps(body(place, stream=bool(place % 2), max_tokens=800)).encode()
             head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
             writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + data)
             await writer.drain()
+            if place % 2:
+                await reader.readuntil(b"data: ")  # its answer has begun
             await asyncio.sleep(chance.random() * 0.05)
             writer.close()
 
@@ -165,17 +187,24 @@ def measure(port: int, process: int, args: argparse.Namespace, engine: Engine) -
     """All figures."""
     import psutil
 
+    def done(what: str) -> None:
+        print(f"  {time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+
+    done("serving")
     memory = psutil.Process(process)
     asyncio.run(load(port, 8, 32))  # warm
     cpu = sum(memory.cpu_times()[:2])
     texts, firsts, ends, seconds = asyncio.run(load(port, args.clients, args.requests))
     cpu = sum(memory.cpu_times()[:2]) - cpu
+    done("answered")
     checked = range(0, args.requests, max(1, args.requests // args.checked))
     sampling = [Sampling(max_tokens=TOKENS, temperature=1.0, seed=place, ignore_end=True) for place in checked]
     alone = engine.generate([str(body(place)["prompt"]) for place in checked], sampling)
     wrong = sum(texts[place] != one.text for place, one in zip(checked, alone, strict=True))
+    done("compared")
     idle_memory = memory.memory_info().rss
     refused = send_malformed(port, args.malformed)
+    done("refused")
     asyncio.run(vanish(port, args.vanishing))
     after = settle(port)
     used = {

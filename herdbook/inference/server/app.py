@@ -28,6 +28,7 @@ from herdbook.inference.server.herd import Herd
 from herdbook.inference.server.service import Service
 from herdbook.inference.server.settings import ServeSettings
 
+ROUTES = tuple(path for path in figures.PATHS if path != "/")
 PAGE = Path(__file__).parent.parent / "page"
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -67,8 +68,15 @@ class StrictRoute(APIRoute):
 class Page(StaticFiles):
     """The chat page's files, which may ask nobody but this server."""
 
+    def __init__(self, routes: frozenset[str]) -> None:
+        """`routes`: addresses that are not the page's, whatever the method."""
+        super().__init__(directory=PAGE, html=True)
+        self.routes = routes
+
     async def get_response(self, path: str, scope: Any) -> Response:
         """A file."""
+        if scope["path"] in self.routes:  # asked with a method that the route does not have
+            raise HTTPException(405)
         response = await super().get_response(path, scope)
         response.headers.update(PAGE_HEADERS)
         return response
@@ -94,7 +102,7 @@ def make_app(herd: Herd, settings: ServeSettings) -> Any:
     add_state(app, service, numbers)
     add_errors(app)
     if PAGE.is_dir():
-        app.mount("/", Page(directory=PAGE, html=True))
+        app.mount("/", Page(frozenset(ROUTES)))
     return Gate(app, settings, numbers)
 
 

@@ -110,6 +110,12 @@ def test_bodies_that_are_no_json_we_take(server: Running, path: str) -> None:
         check(server, path, body)
 
 
+def test_what_json_does_not_know_is_refused_even_where_it_has_no_effect(server: Running) -> None:
+    for number in (b"NaN", b"Infinity"):
+        status, _, answer = server.ask("/v1/completions", b'{"model":"base","prompt":"x","metadata":' + number + b"}")
+        assert status == 400 and "not JSON" in answer["error"]["message"]
+
+
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 THINGS = st.recursive(
     SCALARS,
