@@ -12,7 +12,7 @@ export class Composer {
     this.button = $("#send");
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (this.app.runs.size) this.app.stopAll();
+      if (this.app.busy) this.app.stopAll();
       else this.send();
     });
     this.area.addEventListener("input", () => this.resize());
@@ -23,7 +23,7 @@ export class Composer {
     if (event.isComposing) return; // Enter ends the choice of a character
     if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
-      if (!this.app.runs.size) this.send();
+      if (!this.app.busy) this.send();
     } else if (event.key === "ArrowUp" && !this.area.value) {
       const edits = document.querySelectorAll('[data-action="edit"]');
       if (edits.length) {
@@ -53,7 +53,7 @@ export class Composer {
 
   draw() {
     const { app } = this;
-    const running = app.runs.size > 0;
+    const running = app.busy;
     const base = app.conversation.lanes.every((_, lane) => app.kindOf(lane) === "base");
     const label = running ? "Stop" : base ? "Go on" : "Send";
     this.button.replaceChildren(icon(running ? "stop" : "send"), Object.assign(document.createElement("span"), { textContent: label }));

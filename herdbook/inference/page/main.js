@@ -46,7 +46,7 @@ class App {
   }
 
   escape() {
-    if (this.runs.size) this.stopAll();
+    if (this.busy) this.stopAll();
     else if (document.body.classList.contains("sidebar-open")) this.toggleSidebar(false);
     else if (!$("#panel").hidden) this.togglePanel(false);
     $("#message").focus();
@@ -142,8 +142,13 @@ class App {
 
   // Asking and answering
 
+  /** Whether an answer is being written that nobody has stopped. */
+  get busy() {
+    return [...this.runs.values()].some((run) => !run.abort.signal.aborted);
+  }
+
   send(prompt) {
-    if (!this.models.length || this.runs.size) return false;
+    if (!this.models.length || this.busy) return false;
     const turn = addTurn(this.conversation, prompt);
     if (!this.conversations.includes(this.conversation)) this.conversations.unshift(this.conversation);
     this.thread.following = true;
