@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+from herdbook.book import Book
 from herdbook.evaluate.divergence import token_divergence
 from herdbook.evaluate.quantize import QuantizeSettings, paired_change, quantize
 from herdbook.evaluate.settings import EvaluateSettings
 from herdbook.files import read_json
 from herdbook.inference.engine import Engine
 from herdbook.model.huggingface import load_model, save_model
-from herdbook.settings import UserError
+from herdbook.models import find_model
+from herdbook.recipe import read_recipe
+from herdbook.run import run_recipe
+from herdbook.settings import InputPath, Settings, UserError
+from herdbook.stages import KINDS, StageKind
 from herdbook.tokens.pack import PackSettings, pack
 from herdbook.tokens.tokenizer import Tokenizer
 from tests.evaluate.test_run import write_questions
@@ -133,6 +139,42 @@ def test_change_is_paired_over_questions(tmp_path: Path) -> None:
     # One of a hundred fell: two exams apart would say ± .1.
     assert fact["value"] == -0.01 and fact["low"] >= -0.04 and fact["high"] == 0
     assert change["humaneval"]["pass_rate"]["value"] == -0.25
+
+
+class GivenSettings(Settings):
+    path: InputPath
+    """Folder of an entry whose model is handed on."""
+
+
+def give(settings: GivenSettings, out: Path) -> dict[str, Any]:
+    """A stage that gives a model made elsewhere."""
+    shutil.copytree(settings.path / "model", out / "model")
+    return {}
+
+
+@pytest.fixture
+def given_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = "tests.evaluate.test_quantize"
+    kind = StageKind("given", "A model.", f"{here}:GivenSettings", f"{here}:give", gives="model")
+    monkeypatch.setitem(KINDS, "given", kind)
+
+
+def test_a_recipe_leaves_a_quantised_model_that_is_found_by_name(
+    given: dict[str, Path], given_kind: None, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"stages:\n  base: {{kind: given, path: {given['base']}}}\n"
+        "  small: {kind: quantize, from: {model: base}, scheme: int4, group: 32}\n"
+    )
+    book = Book(tmp_path / "book")
+    entries = run_recipe(read_recipe(recipe, []), book)
+    assert entries["small"].metrics["rounded"]["matrices"] == 21
+    folder, entry = find_model("small", book)
+    assert entry is not None and [parent.stage for parent in entry.inputs["model"]] == ["base"]
+    assert len(Engine.load(folder).generate(["the ewe"])[0].token_ids) > 0
+    with pytest.raises(UserError, match=r"group.*32, 64 or 128"):
+        read_recipe(recipe, ["small.group=100"])
 
 
 def test_mistakes_are_told(given: dict[str, Path], tmp_path: Path) -> None:
