@@ -2,11 +2,11 @@
 
 Weights are drawn at random, since speed does not ask for sense; the shape is TinyLlama's (22 layers of 2,048, feed-
 forward 5,632, 32 and 4 heads, vocabulary 32,000). All models stand in memory at once and take turns, one answer or
-sixteen at a time, after a prompt of 8 tokens. The head is rounded too where `--head` says so, as llama.cpp does.
-Beside it: single products at this model's shapes, every kernel that torch has for them, against the rate at which
-this machine reads memory.
+sixteen at a time, after prompts of 8 tokens. The head is rounded too where `--head` says so, as llama.cpp does.
+Beside it: single products at this model's shapes by torch's own kernels. Time is processor time of one thread, so that
+other jobs disturb little (they still share the memory's bandwidth: `read_gb_per_second` is what was left of it).
 
-    python benchmarks/infer_quantise.py [--threads 2] [--layers 22] [--tokens 24] [--repeats 3] [--head]
+    python benchmarks/infer_quantise.py [--layers 22] [--tokens 24] [--repeats 3] [--head]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ MATRICES = {
 COLD = 200e6  # bytes of copies that a product goes through, so that weights come from memory
 
 
+@cache
+def whole_numbers(shape: tuple[int, int], end: int) -> Tensor:
+    """Random numbers of a rounded matrix."""
+    return torch.randint(-end, end, shape, dtype=torch.int8)
+
+
 def random_model(scheme: str | None, layers: int, head: bool) -> Transformer:
     """A model of the shape with random weights of a likely size, its matrices rounded by a scheme."""
     with torch.device("meta"):
@@ -49,7 +56,7 @@ def random_model(scheme: str | None, layers: int, head: bool) -> Transformer:
     for name, weight in list(model.named_parameters()):
         module, _, leaf = name.rpartition(".")
         owner = model.get_submodule(module)
-        setattr(owner, leaf, nn.Parameter(drawn(weight.shape), requires_grad=False))
+        setattr(owner, leaf, nn.Parameter(drawn(weight.shape).clone(), requires_grad=False))
     if scheme is None:
         return model
     chosen = SCHEMES[scheme] if scheme != "int4" else replace(SCHEMES["int4"], group=128)
@@ -57,12 +64,13 @@ def random_model(scheme: str | None, layers: int, head: bool) -> Transformer:
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and (head or name != "head"):
             shape = (module.out_features, module.in_features)
-            values = torch.randint(-end, end, shape, dtype=torch.int8)
+            values = whole_numbers(shape, end).clone()  # layers are alike: drawing a billion numbers takes long
             scale = torch.full((shape[0], chosen.groups(shape[1])), shape[1] ** -0.5 / end, dtype=torch.bfloat16)
             model.set_submodule(name, rounded_linear(values, scale, chosen, torch.bfloat16))
     return model
 
 
+@cache
 def drawn(shape: torch.Size) -> Tensor:
     """Weights of mean square 1 / inputs; norms of 1."""
     if len(shape) == 1:
@@ -71,26 +79,26 @@ def drawn(shape: torch.Size) -> Tensor:
 
 
 def decode_rate(engine: Engine, answers: int, tokens: int) -> float:
-    """Tokens a second of the steps after the first: of the same steps, the prompts' reading not counted."""
+    """Tokens per processor second, the reading of the prompts not counted."""
     sampling = Sampling(max_tokens=tokens, ignore_end=True)
     requests = [engine.submit([1 + number, *range(2, 9)], sampling) for number in range(answers)]
     while any(not request.ids for request in requests):
         engine.step()
-    before, start = sum(len(request.ids) for request in requests), time.perf_counter()
+    before, start = sum(len(request.ids) for request in requests), time.process_time()
     while any(request.finish is None for request in requests):
         engine.step()
-    return (sum(len(request.ids) for request in requests) - before) / (time.perf_counter() - start)
+    return (sum(len(request.ids) for request in requests) - before) / (time.process_time() - start)
 
 
-def seconds(product: Callable[[Any], Any], weights: list[Any], least: float = 0.25) -> float:
-    """Median seconds of a product over copies of its weights, in rounds until `least` seconds have passed."""
+def seconds(product: Callable[[Any], Any], weights: list[Any], least: float = 0.1) -> float:
+    """Median processor seconds of a product over copies of its weights, in rounds until `least` seconds have passed."""
     product(weights[0])
     rounds: list[float] = []
     while sum(rounds) < least:
-        start = time.perf_counter()
+        start = time.process_time()
         for weight in weights:
             product(weight)
-        rounds.append(time.perf_counter() - start)
+        rounds.append(time.process_time() - start)
     return sorted(rounds)[len(rounds) // 2] / len(weights)
 
 
@@ -123,7 +131,6 @@ def read_rate() -> float:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--layers", type=int, default=SHAPE["layers"])
     parser.add_argument("--tokens", type=int, default=24, help="tokens of each answer")
     parser.add_argument("--repeats", type=int, default=3)
@@ -131,7 +138,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.manual_seed(0)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     rate = read_rate()
     single = {
@@ -185,7 +192,7 @@ def main() -> None:
         "command": command_line(),
         "machine": machine(),
         "torch": torch.__version__,
-        "threads": options.threads,
+        "threads": 1,
         "layers": options.layers,
         "head_rounded": options.head,
         "read_gb_per_second": rate / 1e9,
