@@ -84,7 +84,7 @@ class Budget:
         """How long the run takes at the share of the peak that the recipe hopes for; None where it names none."""
         if self.machine.mfu is None or self.device.peak is None:
             return None
-        rate = self.settings.parallel.size * self.device.peak * self.machine.mfu
+        rate = self.settings.parallel.processes * self.device.peak * self.machine.mfu
         return self.flops / rate / SECONDS_OF_A_DAY
 
 
@@ -107,7 +107,7 @@ def budget(stage: str, settings: PretrainSettings, config: ModelConfig, machine:
         check_plan(settings.parallel, config, plan)
     except UserError as error:
         raise UserError(f"{stage}: {error}") from None
-    device = machine.chosen(settings.parallel.size)
+    device = machine.chosen(settings.parallel.processes)
     ends = [*plan.starts[1:], plan.total_steps]
     phases = []
     for part, end in zip(plan.parts, ends, strict=True):
@@ -185,7 +185,7 @@ def savings(found: Budget) -> list[Saving]:
         saved = found.fullest.need.total - changed.fullest.need.total
         if saved > 0:
             words = " ".join(f"{found.stage}.{key}={_word(value)}" for key, value in changes.items())
-            tried.append(Saving(words, saved, changed.free >= 0, changed.settings.parallel.size, len(changes)))
+            tried.append(Saving(words, saved, changed.free >= 0, changed.settings.parallel.processes, len(changes)))
     return sorted(tried, key=lambda saving: (not saving.fits, saving.devices, saving.changes, -saving.saved))
 
 
@@ -194,7 +194,7 @@ def _changes(settings: PretrainSettings) -> Iterator[dict[str, Any]]:
     hows = ["none", "selective", "full"]
     for how in hows[hows.index(parallel.recompute) + 1 :]:
         yield {"parallel.recompute": how}
-    if parallel.size > 1 and not parallel.reshard:
+    if parallel.processes > 1 and not parallel.reshard:
         yield {"parallel.reshard": True}
         yield {"parallel.recompute": "full", "parallel.reshard": True}
     if settings.rows % 2 == 0 and not settings.phases:
@@ -236,7 +236,7 @@ def _too_much(found: Budget) -> str:
         + "; what would save most:"
     ]
     for saving in savings(found)[:SHOWN]:
-        devices = "" if saving.devices == found.settings.parallel.size else f", on {saving.devices:,} devices"
+        devices = "" if saving.devices == found.settings.parallel.processes else f", on {saving.devices:,} devices"
         fits = "it fits then" if saving.fits else "not enough by itself"
         lines.append(f"  {saving.change}: {saving.saved / GIB:.1f} GiB, {fits}{devices}")
     if len(lines) == 1:

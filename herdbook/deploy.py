@@ -55,14 +55,15 @@ def job_of(
     count = machines or largest
     changes = []
     for name, parallel in topologies.items():
-        if parallel.size > 1 and parallel.machines != count:
+        if parallel.size > 1 and parallel.machines != count and parallel.replica_groups == 1:
             if parallel.size % count:
                 raise UserError(
                     f"{name}: its {parallel.size} processes can't be spread evenly over {count} machines; "
                     f"give --machines a divisor, such as {parallel.size // recipe.machine.per_machine or 1}"
                 )
             changes.append(f"{name}.parallel.machines={count}")
-    sizes = [item.size // count for item in topologies.values() if item.size > 1]
+    sizes = [item.processes // item.machines for item in topologies.values() if item.replica_groups > 1]
+    sizes += [item.size // count for item in topologies.values() if item.size > 1 and item.replica_groups == 1]
     pairs = dict(_pair(item) for item in environment)
     name = re.sub(r"[^a-z0-9-]+", "-", recipe.name.lower()).strip("-") or "herdbook"
     devices = max(sizes, default=1)

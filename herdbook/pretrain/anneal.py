@@ -116,7 +116,7 @@ def _trained(settings: PretrainSettings, sets: TokenSets, start: Path, out: Path
     prepare(settings.threads)
     batches = PhasedBatches(sets, Plan.of(settings), settings.seed, settings.packing)
     model = make_model(settings, sets, start)
-    if settings.parallel.size > 1:
+    if settings.parallel.processes > 1:
         from herdbook.train.average import load_weights
         from herdbook.train.checkpoint import Checkpoints
         from herdbook.train.launch import launch

@@ -102,6 +102,12 @@ class ExtendSettings(PretrainSettings):
     needle_depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """Where in the hay the needle lies: 0 at the start, 1 at the end."""
 
+    @model_validator(mode="after")
+    def _one_group(self) -> ExtendSettings:
+        if self.parallel.replica_groups > 1:
+            raise UserError("extend looks at its gate with one copy of the model; leave out parallel.replica_groups")
+        return self
+
 
 class AnnealSettings(PretrainSettings):
     """How the learning rate goes to 0 on the best data; give as `peak_lr` the rate that training had before."""

@@ -42,16 +42,16 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     from herdbook.train.objective import NextToken
     from herdbook.train.phased import PhasedBatches
     from herdbook.train.phases import Plan
-    from herdbook.train.start import in_group, joined
+    from herdbook.train.start import in_group, joined_groups
 
-    if settings.parallel.size > 1 and not in_group():
+    if settings.parallel.processes > 1 and not in_group():
         from herdbook.train.launch import launch
 
         return launch(
             "herdbook.pretrain.stages:pretrain", settings, settings.parallel, tokens=tokens, start=start, out=out
         )
     prepare(settings.threads)
-    parallel = joined(settings.parallel)
+    parallel, groups = joined_groups(settings.parallel)
     sets = TokenSets.open(tokens)
     batches = PhasedBatches(sets, Plan.of(settings), settings.seed, settings.packing)
     model = begin(parallel, settings, sets, start)
@@ -59,8 +59,9 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     log("model", parameters=parameters, sets=",".join(batches.names), **_passes(batches))
     validate = Validation(settings, batches)
     judge = validate if validate.names else None
-    figures = train(model, NextToken(), batches, settings, out, validate=judge, parallel=parallel)
-    export(model, settings, sets, tokens, out, parallel)
+    figures = train(model, NextToken(), batches, settings, out, validate=judge, parallel=groups)
+    if groups is None or groups.leads:
+        export(model, settings, sets, tokens, out, parallel)
     return {**nested(figures), "parameters": parameters}
 
 
@@ -184,15 +185,14 @@ def train_spread(settings: PretrainSettings, tokens: Path, start: Path, out: Pat
     from herdbook.train.objective import NextToken
     from herdbook.train.phased import PhasedBatches
     from herdbook.train.phases import Plan
-    from herdbook.train.start import joined
+    from herdbook.train.start import joined_groups
 
     prepare(settings.threads)
-    parallel = joined(settings.parallel)
-    assert parallel is not None
+    parallel, groups = joined_groups(settings.parallel)
     sets = TokenSets.open(tokens)
     batches = PhasedBatches(sets, Plan.of(settings), settings.seed, settings.packing)
-    model: Any = spread_model(parallel, settings, sets, start)
-    return train(model, NextToken(), batches, settings, out, parallel=parallel)
+    model = begin(parallel, settings, sets, start)
+    return train(model, NextToken(), batches, settings, out, parallel=groups)
 
 
 class Validation:

@@ -68,6 +68,10 @@ class Ledger:
         else:
             self._add({"event": "restarting", "seconds": now + self.gap})
 
+    def lost(self, seconds: float, steps: int, step: int) -> None:
+        """Within the run, seconds or a step came to nothing because others were lost or came back."""
+        self._add({"event": "lost_work", "seconds": seconds, "steps": steps, "resumed_at": step})
+
     def stopped(self, step: int) -> None:
         """The run ends here because it was asked to; the time until somebody starts it again is theirs."""
         self._add({"event": "stopped", "step": step})

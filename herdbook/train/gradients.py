@@ -22,6 +22,26 @@ from herdbook.train.objective import Objective
 from herdbook.train.optimizer import scale_gradients
 
 Autocast = Callable[[], AbstractContextManager[Any]]
+Offer = Callable[[], tuple[dict[str, Any], dict[str, Any]]]
+"""Where a run stands: its tensors, and what JSON can hold."""
+
+
+Part = Callable[[int], tuple[int, int]]
+"""Which rows (start, stop) of a batch of that size a process works on."""
+
+
+class OwnRows:
+    """A process's rows of every batch; where the source can make some rows without the others, only they are made."""
+
+    def __init__(self, source: Any, part: Part) -> None:
+        self.source, self.part = source, part
+
+    def batch(self, step: int) -> Any:
+        """This process's rows of the batch of that number."""
+        if hasattr(self.source, "size"):
+            return self.source.batch(step, *self.part(self.source.size(step)))
+        whole = self.source.batch(step)
+        return whole.rows(*self.part(len(whole)))
 
 
 @dataclass
@@ -75,10 +95,36 @@ class OneProcess:
 
     rank, size = 0, 1
     ranks: Any = None
+    leads = True
+    """Whether it is this process, or its ranks, that write the run's record and checkpoints."""
 
-    def share(self, source: Any) -> Any:
-        """The batches of this rank."""
-        return source
+    changed = False
+    """Whether others take part in this step than in the one before."""
+
+    def found(self, checkpoints: Any, offer: Offer) -> dict[str, Any] | None:
+        """What the run goes on from, None for a new one; `offer` tells what others could go on from."""
+        run: dict[str, Any] | None = checkpoints.newest()
+        return run
+
+    def load(self, checkpoints: Any, step: int, state: dict[str, Any]) -> None:
+        """Fill `state` with what was `found`."""
+        checkpoints.load(step, state)
+
+    def meet(self, step: int) -> dict[str, Any] | None:
+        """Before a step: who takes part in it; returns what to go on from where this process has missed steps."""
+        return None
+
+    def commit(self) -> bool:
+        """Whether the step's gradients are whole, so that it counts; else it is done again."""
+        return True
+
+    def part(self, size: int) -> tuple[int, int]:
+        """The first of this rank's rows in a batch of so many, and the one behind its last."""
+        return 0, size
+
+    def share(self, source: Any, part: Part | None = None) -> Any:
+        """The batches of this rank; `part` where its rows are others than `self.part` says."""
+        return source if part is None else OwnRows(source, part)
 
     def gradients(self, model: nn.Module, objective: Objective, batches: Iterable[Any], autocast: Autocast) -> Sums:
         """Sum the gradients of the micro-batches' summed losses into the weights' `.grad`."""
@@ -115,6 +161,9 @@ class OneProcess:
     def same(self, decide: Callable[[], Any]) -> Any:
         """What the first rank decides."""
         return decide()
+
+    def close(self) -> None:
+        """The run is over."""
 
     def judging(self, model: nn.Module) -> nn.Module:
         """The model as a validation may call it."""

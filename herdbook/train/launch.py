@@ -42,10 +42,11 @@ def launch(function: str, settings: Settings, parallel: ParallelSettings, **argu
 
     machines, count = machines_of(parallel), parallel.size // parallel.machines
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if devices and count > devices:
+    if devices and count * parallel.replica_groups > devices:
         raise UserError(
-            f"parallel asks for {count} processes on each machine, but this one has {devices} devices; "
-            f"let data * shard * tensor * context * pipeline be {devices} times machines={parallel.machines}"
+            f"parallel asks for {count * parallel.replica_groups} processes on each machine, but this one has "
+            f"{devices} devices; let data * shard * tensor * context * pipeline * replica_groups be {devices} times "
+            f"machines={parallel.machines}"
         )
     with _folder(machines, arguments["out"]) as folder:
         kind = type(settings)
@@ -60,8 +61,12 @@ def launch(function: str, settings: Settings, parallel: ParallelSettings, **argu
             "restarts": parallel.restarts,
             "timeout": parallel.timeout,
         }
+        if parallel.replica_groups > 1:
+            from herdbook.train.groups import run_groups
+
+            return run_groups(parallel, folder, job)
         write_json(folder / "job.json", job)
-        return _result(folder, _run(count, folder))
+        return result(folder, _run(count, folder))
 
 
 def follow(out: Path, machines: Machines, done: Callable[[], bool]) -> None:
@@ -105,24 +110,30 @@ def _run(count: int, folder: Path, over: Callable[[], bool] = lambda: False) -> 
 
     A user's mistake, which no restart mends, ends all ranks, and so does what the caller calls `over`.
     """
-    environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS)}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
     log("launching", processes=count)
-    process = subprocess.Popen([sys.executable, "-m", "herdbook.train.agent", str(folder)], env=environment)
+    process = start(folder, count)
     try:
         while True:
             try:
                 return process.wait(POLL_SECONDS)
             except subprocess.TimeoutExpired:
                 if mistakes(folder) or over():
-                    return _end(process)
+                    return end(process)
     except BaseException:
-        _end(process)
+        end(process)
         raise
 
 
-def _end(process: subprocess.Popen[bytes]) -> int:
+def start(folder: Path, processes: int, **more: str) -> subprocess.Popen[bytes]:
+    """An agent that runs the job in a folder; `processes` of this run share the machine's cores."""
+    environment = {**os.environ, **more, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS)}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    return subprocess.Popen([sys.executable, "-m", "herdbook.train.agent", str(folder)], env=environment)
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """Ask an agent to stop and wait for it; its exit code."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
@@ -147,10 +158,11 @@ def mistakes(folder: Path) -> list[str]:
     return [error["message"] for error in told(folder) if error["user"]]
 
 
-def _result(folder: Path, code: int) -> dict[str, Any]:
-    result = folder / "result.json"
-    if code == 0 and result.exists():
-        found: dict[str, Any] = read_json(result)
+def result(folder: Path, code: int) -> dict[str, Any]:
+    """What the ranks of a folder left, when their agent ended with `code`; raises what kept them from it."""
+    path = folder / "result.json"
+    if code == 0 and path.exists():
+        found: dict[str, Any] = read_json(path)
         return found
     for message in mistakes(folder):
         raise UserError(message)

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -103,11 +104,11 @@ class Run:
             self.parallel.share(batches), ahead, self.device, self.plan.micro(self.plan.total_steps)
         )
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints, self.parallel.ranks)
-        self.found = self.checkpoints.newest()
+        self.found = self.parallel.found(self.checkpoints, self._standing)
         # A resumed run must not choose anew: a busy machine may measure another winner.
         self.precision = self._chosen_precision()
         self.dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
-        if self.precision == "float8" and parallel is None:  # else it was done before the model was spread
+        if self.precision == "float8" and self.parallel.ranks is None:  # else it was done before the model was spread
             to_float8(model, settings.float8, self.device)
         self.optimizers = Optimizers(model, settings, self.dtype)
         self.step = self.tokens = 0
@@ -118,6 +119,7 @@ class Run:
         self.losses: list[float] = []
         self.validation: dict[str, float] = {}
         self.metrics: MetricsLog | None = None
+        self.last: dict[str, Any] = {}  # the record of the step before
         self.ranking = Ranking(self.parallel.ranks, settings.parallel)
 
     def _chosen_precision(self) -> str:
@@ -125,7 +127,7 @@ class Run:
             return self.settings.precision
         return self.found["precision"] if self.found else self.parallel.same(lambda: faster_precision(self.device))
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: the trained shapes and what trains them."""
         shapes = self.parallel.shapes(self.model)
@@ -142,25 +144,38 @@ class Run:
         }
 
     def resume(self) -> None:
-        """Load the newest whole checkpoint, if there is one, and open the record."""
-        found = self.found
-        if found is not None:
-            self._check_identity(found["identity"])
-            state = self.state()
-            self.checkpoints.load(found["step"], state)
-            restore_random_state(state["random"])
-            self.step, self.saved = found["step"], found["step"]
-            for key in ("tokens", "seconds", "flops", "full_flops", "losses", "validation"):
-                setattr(self, key, found[key])
-            self.done = found.get("done", False)
-            self.skips = Skips(self.settings.max_skipped, *found["skips"], spike=self.settings.spike)
-            log("resumed", step=self.step, of=self.plan.total_steps, folder=self.folder)
-            if found["threads"] != self.threads:
-                log("resumed_inexactly", threads=self.threads, threads_before=found["threads"])
+        """Go on from the newest whole checkpoint, if there is one, and open the record."""
+        self.identity  # noqa: B018 - all ranks find it together, and a thread may ask for it later
+        if self.found is not None:
+            self._go_on_from(self.found)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.ledger.resume(found.get("ledger", {}) if found else {}, self.step, self.folder / "metrics.jsonl")
-        if self.parallel.rank == 0:
-            self.metrics = MetricsLog(self.folder, self.step, self.settings.tensorboard)
+        kept = self.found.get("ledger", {}) if self.found else {}
+        self.ledger.resume(kept, self.step, self.folder / "metrics.jsonl")
+        self._keep_record()
+
+    def _go_on_from(self, found: dict[str, Any]) -> None:
+        """Take over the tensors and figures of a checkpoint, or of where a living group stands."""
+        self._check_identity(found["identity"])
+        state = self.state()
+        self.parallel.load(self.checkpoints, found["step"], state)
+        restore_random_state(state["random"])
+        self.step, self.saved = found["step"], found["step"]
+        for key in ("tokens", "seconds", "flops", "full_flops", "losses", "validation"):
+            setattr(self, key, found[key])
+        self.done, self.last = found.get("done", False), found.get("last", {})
+        self.skips = Skips(self.settings.max_skipped, *found["skips"], spike=self.settings.spike)
+        log("resumed", step=self.step, of=self.plan.total_steps, folder=self.folder)
+        if found["threads"] != self.threads:
+            log("resumed_inexactly", threads=self.threads, threads_before=found["threads"])
+
+    def _keep_record(self) -> None:
+        """Have the record open where it is this process that writes it."""
+        writes = self.parallel.leads and self.parallel.rank == 0
+        if writes and self.metrics is None:
+            self.metrics = MetricsLog(self.folder, self.step, self.settings.tensorboard, self.last)
+        elif not writes and self.metrics is not None:
+            self.metrics.close()
+            self.metrics = None
 
     def _check_identity(self, saved: dict[str, Any]) -> None:
         now = self.identity
@@ -185,25 +200,28 @@ class Run:
         """Do the steps that are left."""
         settings, total = self.settings, self.plan.total_steps
         peak = settings.peak_flops or measured_peak(self.dtype, self.device)
-        peak *= self.parallel.size
         log(
             "train", steps=total, first=self.step, optimizer=settings.optimizer, precision=self.precision,
-            threads=self.threads, peak_gflops=peak / 1e9,
+            threads=self.threads, peak_gflops=peak * self.parallel.size / 1e9,
         )  # fmt: skip
         with progress("train", total, "steps") as tracker:
             tracker.advance(self.step)
             if self.step < total and not self.done:
                 self.ledger.started()
             while self.step < total and not self.done:
+                self._meet(tracker)
                 record = self._one_step(peak)
+                if record is None:
+                    continue
                 self.step += 1
                 record |= self.ranking.after(self.step)
                 due = settings.validate_every and self.step % settings.validate_every == 0
                 if self.validate is not None and (due or self.step == total):
                     record |= self._validated()
                     self.done = self.ended is not None and self.ended(self.validation)
+                self.last = {"step": self.step - 1, **record, "clock": time.monotonic()}
                 if self.metrics is not None:
-                    self.metrics.write(self.step - 1, record | {"clock": time.monotonic()})
+                    self.metrics.write(self.step - 1, self.last)
                 tracker.note(loss=record["loss"], tokens_per_second=record["tokens_per_second"])
                 tracker.advance(1)
                 request.signal = self.parallel.agreed(request.signal)
@@ -220,8 +238,25 @@ class Run:
                     self._wait()
                     self.ledger.finished(self.step)
 
-    def _one_step(self, peak: float) -> dict[str, Any]:
-        """Gradients of all micro-batches, summed, made a mean over all that was counted, clipped, applied."""
+    def _meet(self, tracker: Any) -> None:
+        """Know who takes part in the next step; where replica groups live, catch up with them."""
+        start, before = time.perf_counter(), self.step
+        found = self.parallel.meet(self.step)
+        if found is None and not self.parallel.changed:
+            return
+        self.batches.forget()
+        if found is not None:
+            self._go_on_from(found)
+            self.ledger.kept |= found["ledger"]
+        self._keep_record()
+        self.ledger.lost(time.perf_counter() - start, 0, before)
+        tracker.advance(self.step - before)
+
+    def _one_step(self, peak: float) -> dict[str, Any] | None:
+        """Gradients of all micro-batches, summed, made a mean over all that was counted, clipped, applied.
+
+        None when they did not come together because others were lost meanwhile.
+        """
         start = time.perf_counter()
         part = self.plan.at(self.step)
         if self.step == part.first > 0:
@@ -229,6 +264,11 @@ class Run:
         share = self.optimizers.set_step(self.step)
         micros = self._micro_batches(self.plan.micro(self.step), part.accumulate)
         sums = self.parallel.gradients(self.model, self.objective, micros, self.autocast)
+        if not self.parallel.commit():
+            self.optimizers.zero_grad()
+            self.ledger.lost(time.perf_counter() - start, 1, self.step)
+            return None
+        peak *= self.parallel.size
         count, tokens, flops, full_flops = sums.count, sums.tokens, sums.flops, sums.full_flops
         waited, divisor = self.waited, max(count, 1)
         norm = self.parallel.scale(self.optimizers.weights, divisor, self.settings.clip)
@@ -289,17 +329,21 @@ class Run:
         return self.validation
 
     def save(self) -> None:
-        """Start writing a checkpoint of where the run stands, unless there is one."""
-        if self.saved == self.step:
+        """Start writing a checkpoint of where the run stands, unless there is one, or others write it."""
+        if self.saved == self.step or not self.parallel.leads:
             return
         pulse.mark("checkpointing", self.step)
         self.saved, start = self.step, time.perf_counter()
-        keys = ("tokens", "seconds", "flops", "full_flops", "losses", "validation", "precision", "threads")
-        run = {key: getattr(self, key) for key in keys}
-        run |= {"identity": self.identity, "skips": self.skips.state}
-        run |= {"done": self.done, "ledger": dict(self.ledger.kept)}
-        self.checkpoints.save(self.step, self.state(), run)
+        state, run = self._standing()
+        self.checkpoints.save(self.step, state, run)
         self.ledger.kept["checkpointing"] += time.perf_counter() - start
+
+    def _standing(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Where the run stands: all that is needed to go on from here, tensors (`state`) and what JSON can hold."""
+        keys = ("tokens", "seconds", "flops", "full_flops", "losses", "validation", "precision", "threads", "last")
+        run = {"step": self.step, **{key: getattr(self, key) for key in keys}}
+        run |= {"identity": self.identity, "skips": self.skips.state}
+        return self.state(), run | {"done": self.done, "ledger": dict(self.ledger.kept)}
 
     def _wait(self) -> None:
         """Wait until the last checkpoint is on disk."""
@@ -315,6 +359,7 @@ class Run:
             self.metrics.close()
         self.batches.close()
         self.checkpoints.close()
+        self.parallel.close()
 
     def figures(self) -> dict[str, Any]:
         """The run's figures."""

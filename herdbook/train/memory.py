@@ -60,7 +60,7 @@ class Load:
     @property
     def tokens(self) -> int:
         """Tokens of a micro-batch on this rank."""
-        return -(-self.rows // self.parallel.row_ranks) * (self.length // self.parallel.context)
+        return -(-self.rows // self.parallel.row_shares) * (self.length // self.parallel.context)
 
     @property
     def stream(self) -> int:
@@ -317,7 +317,7 @@ def block_activations(load: Load) -> Activations:
 def _masks(load: Load) -> int:
     """The masks of a rank's two chunks, of rows that are one document each, and as the kernel takes them."""
     ranks = load.parallel.context
-    chunk, rows = load.length // (2 * ranks), load.rows // load.parallel.row_ranks
+    chunk, rows = load.length // (2 * ranks), -(-load.rows // load.parallel.row_shares)
     return rows * chunk * chunk * (2 * ranks + 1) * (1 + load.item)
 
 

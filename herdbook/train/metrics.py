@@ -19,16 +19,23 @@ from herdbook.settings import UserError
 class MetricsLog:
     """Appends records to `folder`/metrics.jsonl and `folder`/tensorboard."""
 
-    def __init__(self, folder: Path, next_step: int, tensorboard: bool = True) -> None:
-        """Records of `next_step` and later, and a half-written last line, are cut off."""
+    def __init__(
+        self, folder: Path, next_step: int, tensorboard: bool = True, last: dict[str, Any] | None = None
+    ) -> None:
+        """Records of `next_step` and later, and a half-written last line, are cut off.
+
+        `last` is the record before `next_step`, written where who should have written it did not come to it.
+        """
         self.path = folder / "metrics.jsonl"
-        keep_before(self.path, next_step)
+        kept = keep_before(self.path, next_step)
         self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         self.writer: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step, flush_secs=30)
+        if last and kept < last["step"] == next_step - 1:
+            self.write(last["step"], last)
 
     def write(self, step: int, record: dict[str, Any]) -> None:
         """Write one step's values; numbers that JSON does not have become null."""
@@ -61,21 +68,26 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def keep_before(path: Path, next_step: int) -> None:
-    """Cut a metrics file before its first record of `next_step` or later, or its first broken line."""
+def keep_before(path: Path, next_step: int) -> int:
+    """Cut a metrics file before its first record of `next_step` or later, or its first broken line.
+
+    Returns the step of the last record kept, -1 where there is none.
+    """
     if not path.exists():
-        return
-    good = 0
+        return -1
+    good, last = 0, -1
     with open(path, "rb") as file:
         for line in file:
             try:
-                whole = line.endswith(b"\n") and json.loads(line)["step"] < next_step
+                step = json.loads(line)["step"]
+                whole = line.endswith(b"\n") and step < next_step
             except (ValueError, KeyError, TypeError):
                 whole = False
             if not whole:
                 break
-            good += len(line)
+            good, last = good + len(line), step
     os.truncate(path, good)
+    return last
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -31,13 +31,13 @@ from herdbook.train import pulse
 from herdbook.train.context import ContextParallel, share_row
 from herdbook.train.distributed import Ranks, scale_spread_gradients
 from herdbook.train.expert import cut_experts, spread_experts
-from herdbook.train.gradients import Autocast, Sums, is_mixture, press
+from herdbook.train.gradients import Autocast, OneProcess, OwnRows, Part, Sums, is_mixture, press
 from herdbook.train.objective import Objective
 from herdbook.train.pipeline import Pipeline, Stages
 from herdbook.train.recompute import recompute
 
 
-class Parallel:
+class Parallel(OneProcess):
     """A model spread over the ranks of a topology, and what the loop asks of them."""
 
     def __init__(self, ranks: Ranks) -> None:
@@ -140,9 +140,15 @@ class Parallel:
                 module.set_gradient_divide_factor(1.0)  # sums, divided once by the loop
                 module.set_force_sum_reduction_for_comms(True)
 
-    def share(self, source: Any) -> Any:
+    def part(self, size: int) -> tuple[int, int]:
+        """As `OneProcess.part`: ranks that share rows have the same ones."""
+        each, rest = divmod(size, self.settings.row_ranks)
+        assert not rest, "rows that do not divide are told before"
+        return self.ranks.row_rank * each, (self.ranks.row_rank + 1) * each
+
+    def share(self, source: Any, part: Part | None = None) -> Any:
         """The batches of this rank: its rows, and its tokens of them."""
-        return RankBatches(source, self)
+        return RankBatches(source, self, part)
 
     def gradients(self, model: nn.Module, objective: Objective, batches: Iterable[Any], autocast: Autocast) -> Sums:
         """As `OneProcess.gradients`, over all ranks."""
@@ -232,25 +238,17 @@ class Parallel:
         return torch.tensor(self.ranks.sum([total if counts else 0.0])[0])
 
 
-class RankBatches:
+class RankBatches(OwnRows):
     """A rank's part of every batch: a pure function of the batch's number and the rank."""
 
-    def __init__(self, source: Any, parallel: Parallel) -> None:
-        self.source, self.parallel = source, parallel
+    def __init__(self, source: Any, parallel: Parallel, part: Part | None = None) -> None:
+        super().__init__(source, part or parallel.part)
+        self.context = parallel.context
 
     def batch(self, step: int) -> Any:
         """This rank's rows of a batch, and with context parallelism its tokens of them."""
-        parallel, groups, row_rank = self.parallel, self.parallel.settings.row_ranks, self.parallel.ranks.row_rank
-        if hasattr(self.source, "size"):  # it can make some rows without the others
-            each, rest = divmod(self.source.size(step), groups)
-            mine = self.source.batch(step, row_rank * each, (row_rank + 1) * each)
-        else:
-            whole = self.source.batch(step)
-            each, rest = divmod(len(whole), groups)
-            mine = whole.rows(row_rank * each, (row_rank + 1) * each)
-        assert not rest, "rows that do not divide are told before"
-        context = parallel.context
-        return mine if context is None else share_row(mine, context.rank, context.ranks)
+        mine = super().batch(step)
+        return mine if self.context is None else share_row(mine, self.context.rank, self.context.ranks)
 
 
 def _other_axis(weight: nn.Parameter) -> Shard | None:

@@ -45,6 +45,12 @@ class Prefetcher:
             batch = batch.pin_memory()
         return batch
 
+    def forget(self) -> None:
+        """Throw away what was made ahead: the source has changed."""
+        for future in self.pending.values():
+            future.cancel()
+        self.pending = {}
+
     def close(self) -> None:
         """Stop the thread."""
         if self.pool is not None:

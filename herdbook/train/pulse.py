@@ -25,8 +25,8 @@ from herdbook.train.machines import AGENT
 
 BEAT_SECONDS = 1.0
 SAMPLE_SECONDS = 0.05
-PATIENT = ("validating", "checkpointing")
-"""Stages that may take `PATIENCE` times as long: they measure or write everything."""
+PATIENT = ("validating", "checkpointing", "meeting")
+"""Stages that may take `PATIENCE` times as long: they measure or write everything, or wait for groups that do."""
 
 PATIENCE = 3.0
 STARTING_SECONDS = 1800.0

@@ -147,6 +147,11 @@ class TrainSettings(Settings):
     def _has_an_end(self) -> TrainSettings:
         if (self.steps is None) == (self.tokens is None):
             raise UserError(f"give either steps or tokens, not both or none (steps={self.steps}, tokens={self.tokens})")
+        if self.parallel.replica_groups > 1 and self.precision == "auto":
+            raise UserError(
+                "precision=auto is decided by a trial, which replica groups that start apart may decide differently; "
+                "give precision=bf16 or fp32"
+            )
         Plan.of(self)  # phases out of order are told when the recipe is read
         return self
 

@@ -18,8 +18,10 @@ from herdbook.model.huggingface import checked_weights, read_config
 from herdbook.model.transformer import Transformer, drawn
 from herdbook.train.distributed import Ranks
 from herdbook.train.float8 import to_float8
+from herdbook.train.gradients import OneProcess
 from herdbook.train.parallel import Parallel
 from herdbook.train.pipeline import Stages
+from herdbook.train.replicas import among_groups
 from herdbook.train.settings import TrainSettings
 from herdbook.train.spread import fill
 from herdbook.train.topology import ParallelSettings
@@ -31,6 +33,12 @@ def joined(settings: ParallelSettings) -> Parallel | None:
         return None
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     return Parallel(Ranks(settings, device))
+
+
+def joined_groups(settings: ParallelSettings) -> tuple[Parallel | None, OneProcess | None]:
+    """As `joined`, and what the loop is given: the same, or where there are replica groups what stands for all."""
+    parallel = joined(settings)
+    return parallel, among_groups(parallel, settings)
 
 
 def in_group() -> bool:

@@ -60,6 +60,15 @@ class ParallelSettings(Settings):
     straggler: float = Field(1.5, gt=1)
     """A rank that works this many times as long as the middle one is told of in a line."""
 
+    replica_groups: int = Field(1, gt=0)
+    """Copies of the whole topology that start, die and come back each by itself, sharing the rows (torchft)."""
+
+    least_groups: int = Field(1, gt=0)
+    """Replica groups without which no step is done: with fewer living ones the run waits for them."""
+
+    group_timeout: float = Field(60.0, gt=0)
+    """Seconds a replica group may keep the others waiting within a step before they do it without that group."""
+
     machines: int = Field(1, gt=0)
     """Machines the processes are spread over evenly; the same command runs on each."""
 
@@ -72,15 +81,41 @@ class ParallelSettings(Settings):
             raise UserError(f"machines={self.machines} does not divide the {self.size} processes of this topology")
         return self
 
+    @model_validator(mode="after")
+    def _groups_can_share(self) -> ParallelSettings:
+        if self.least_groups > self.replica_groups:
+            raise UserError(f"least_groups={self.least_groups}, but there are replica_groups={self.replica_groups}")
+        if self.replica_groups > 1 and self.pipeline > 1:
+            raise UserError(
+                f"replica_groups={self.replica_groups} and pipeline={self.pipeline}: a pipeline's stages expect as "
+                "many rows at every step, which changes with the groups; use shard, tensor and context within a group"
+            )
+        if self.replica_groups > 1 and self.machines > 1:
+            raise UserError(
+                f"replica_groups={self.replica_groups} start on one machine, and machines={self.machines}; "
+                "use data for copies of the model on several"
+            )
+        return self
+
     @property
     def size(self) -> int:
-        """Processes in all."""
+        """Processes that hold one model together: all, or those of one replica group."""
         return self.data * self.shard * self.tensor * self.context * self.pipeline
+
+    @property
+    def processes(self) -> int:
+        """Processes in all."""
+        return self.size * self.replica_groups
 
     @property
     def row_ranks(self) -> int:
         """Groups of ranks that work on different rows."""
         return self.data * self.shard
+
+    @property
+    def row_shares(self) -> int:
+        """Parts that the rows of a micro-batch are cut into; with fewer replica groups a rank does several in turn."""
+        return self.row_ranks * self.replica_groups
 
     @property
     def total_stages(self) -> int:
@@ -106,6 +141,8 @@ def check(parallel: ParallelSettings, config: ModelConfig, rows: int, length: in
     if tensor > 1:
         _divides("parallel.shard * parallel.context", parallel.shard * parallel.context, "the model's dim", config.dim)
     _divides("parallel.data * parallel.shard", parallel.row_ranks, "rows", rows)
+    if parallel.replica_groups > 1:
+        _check_groups(parallel, config, rows)
     check_length(parallel, length)
     if parallel.pipeline > 1:
         _check_pipeline(parallel, config, accumulate)
@@ -124,9 +161,22 @@ def check_length(parallel: ParallelSettings, length: int, name: str = "length") 
 
 def check_plan(parallel: ParallelSettings, config: ModelConfig, plan: Plan) -> None:
     """`check` for every phase of a run."""
-    if parallel.size > 1:
+    if parallel.processes > 1:
         for part in plan.parts:
             check(parallel, config, part.rows, part.length, part.accumulate)
+
+
+def _check_groups(parallel: ParallelSettings, config: ModelConfig, rows: int) -> None:
+    groups, least = parallel.replica_groups, parallel.replica_groups * parallel.row_ranks
+    if rows < least:
+        raise UserError(
+            f"parallel: rows={rows} leave some of the {groups} replica groups without any; {least} would be enough"
+        )
+    if config.experts:
+        raise UserError(
+            f"parallel.replica_groups={groups}: what evens out a mixture's routers is counted over all rows of a step, "
+            "and a group knows only its own; use data for copies of a mixture"
+        )
 
 
 def _check_pipeline(parallel: ParallelSettings, config: ModelConfig, accumulate: int) -> None:

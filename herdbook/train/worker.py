@@ -19,7 +19,7 @@ from typing import Any
 from herdbook import console
 from herdbook.files import read_json, write_json
 from herdbook.settings import UserError
-from herdbook.train import pulse, versions
+from herdbook.train import pulse, replicas, versions
 from herdbook.train.launch import mistakes
 from herdbook.train.machines import MEETING
 
@@ -45,7 +45,7 @@ def work(folder: Path) -> int:
 
     job = read_json(folder / "job.json")
     number = int(os.environ["RANK"])
-    console.err.quiet = console.out.quiet = number > 0
+    console.err.quiet = console.out.quiet = number > 0 or int(os.environ.get(replicas.GROUP, 0)) > 0
     try:
         if mistakes(folder):
             return 1  # a restart does not mend a mistake
@@ -58,7 +58,7 @@ def work(folder: Path) -> int:
         result = load(job["function"])(settings, **arguments)
         told = [result]
         dist.broadcast_object_list(told, src=0)
-        if os.environ["LOCAL_RANK"] == "0":
+        if os.environ["LOCAL_RANK"] == "0" and replicas.leads():
             write_json(folder / "result.json", told[0])
         dist.barrier()
     except Exception as error:

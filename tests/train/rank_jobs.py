@@ -15,8 +15,9 @@ import torch
 
 from herdbook.train.loop import train
 from herdbook.train.objective import NextToken
+from herdbook.train.replicas import GROUP
 from herdbook.train.settings import TrainSettings
-from herdbook.train.start import joined
+from herdbook.train.start import joined, joined_groups
 from tests.support.models import tiny_model
 from tests.train.support import RandomBatches
 
@@ -49,4 +50,23 @@ def tiny(settings: TrainSettings, out: Path) -> dict[str, Any]:
     wholes = {name: weight.full_tensor() for name, weight in model.named_parameters()}  # type: ignore[attr-defined]
     if parallel.rank == 0:
         torch.save(wholes, out / "weights.pt")
+    return figures
+
+
+def tiny_groups(settings: TrainSettings, out: Path) -> dict[str, Any]:
+    """As `tiny`, in replica groups; each leaves weights-GROUP.pt, and hold-GROUP keeps it from starting."""
+    number = int(os.environ[GROUP])
+    while (out / f"hold-{number}").exists():
+        time.sleep(0.05)
+    parallel, groups = joined_groups(settings.parallel)
+    assert groups is not None
+    model: Any = tiny_model() if parallel is None else parallel.apply(tiny_model(), settings.precision == "bf16")
+    name = number * settings.parallel.size + groups.rank
+    batches = Disturbed(out, name, rows=settings.rows, length=settings.length)
+    figures = train(model, NextToken(), batches, settings, out, parallel=groups)
+    wholes = {name: weight.detach() for name, weight in model.named_parameters()}
+    if parallel is not None:
+        wholes = {name: weight.full_tensor() for name, weight in wholes.items()}
+    if groups.rank == 0:
+        torch.save(wholes, out / f"weights-{number}.pt")
     return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from herdbook.tokens.shards import TokenSets
-from herdbook.train.parallel import RankBatches
+from herdbook.train.parallel import Parallel, RankBatches
 from herdbook.train.phased import PhasedBatches
 from herdbook.train.phases import Plan
 from tests.pretrain.test_stages import tokens  # noqa: F401  (a fixture)
@@ -19,7 +20,8 @@ from tests.train.support import RandomBatches, tiny_settings
 
 def of_rank(source: Any, rank: int, ranks: int) -> RankBatches:
     settings, place = SimpleNamespace(row_ranks=ranks), SimpleNamespace(row_rank=rank)
-    return RankBatches(source, SimpleNamespace(settings=settings, ranks=place, context=None))  # type: ignore[arg-type]
+    parallel: Any = SimpleNamespace(settings=settings, ranks=place, context=None)
+    return RankBatches(source, parallel, partial(Parallel.part, parallel))
 
 
 def test_ranks_make_their_own_rows_alone(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
