@@ -214,6 +214,7 @@ def measure(port: int, process: int, args: argparse.Namespace, engine: Engine) -
     }
     again = asyncio.run(stream(port, 0))[0]
     return {
+        "load_average": os.getloadavg(),  # 1, 5, 15 minutes: what else the machine did meanwhile
         "clients": args.clients,
         "requests": args.requests,
         "answered": len(texts),
@@ -245,7 +246,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--malformed", type=int, default=10_000)
     parser.add_argument("--vanishing", type=int, default=1000)
-    parser.add_argument("--checked", type=int, default=200, help="answers compared with an engine of its own")
+    parser.add_argument("--checked", type=int, default=2000, help="answers compared with an engine of its own")
     parser.add_argument("--threads", type=int, default=1, help="of the server's matrix products")
     parser.add_argument("--out", type=Path, default=RESULTS / "serve_load.json")
     args = parser.parse_args()

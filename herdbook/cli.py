@@ -235,6 +235,7 @@ def serve(
     device: Annotated[str | None, typer.Option(help="Device of the models, such as cpu or cuda:1.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of a CPU's matrix products.")] = None,
+    guess: Annotated[str | None, typer.Option(help="no, or ngrams: several tokens a step.")] = None,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Write a log line per request.")] = False,
 ) -> None:
     """Serve models over HTTP as OpenAI's interface has it, with a chat page."""
@@ -256,6 +257,7 @@ def serve(
         device=device,
         dtype=dtype,
         threads=threads,
+        guess=guess,
         log_requests=log_requests,
     )
 

@@ -23,6 +23,7 @@ from herdbook.inference.server.app import PAGE, make_app
 from herdbook.inference.server.herd import Herd, Served
 from herdbook.inference.server.service import Service
 from herdbook.inference.server.settings import LOOPBACK, ServeSettings
+from herdbook.inference.speculative import SpeculativeEngine
 from herdbook.settings import UserError
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -108,6 +109,7 @@ def listen(settings: ServeSettings) -> socket.socket:
 
 def load(source: Source, settings: ServeSettings) -> Served:
     """Load one model."""
-    engine = Engine.load(source.folder, device=settings.device, dtype=DTYPES[settings.dtype], rows=settings.rows)
+    kind = SpeculativeEngine if settings.guess == "ngrams" else Engine
+    engine = kind.load(source.folder, device=settings.device, dtype=DTYPES[settings.dtype], rows=settings.rows)
     created = int(source.folder.stat().st_mtime)
     return Served(source.name, engine, source.lineage, source.aliases, created)

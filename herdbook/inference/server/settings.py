@@ -50,6 +50,9 @@ class ServeSettings(Settings):
     threads: int | None = Field(default=None, ge=1)
     """Threads of a CPU's matrix products; none: torch's choice."""
 
+    guess: Literal["no", "ngrams"] = "no"
+    """ngrams: draw several tokens a step where a text repeats itself; answers stay the same."""
+
     log_requests: bool = False
     """Whether to write one log line per request."""
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -13,6 +14,10 @@ import pytest
 import torch
 
 from herdbook.inference.engine import Engine, Sampling
+from herdbook.inference.server.serve import Source, load
+from herdbook.inference.server.settings import ServeSettings
+from herdbook.inference.speculative import SpeculativeEngine
+from herdbook.model.huggingface import save_model
 from tests.support.servers import TOKENIZER, Running, ask, chat_engine
 
 HI = [{"role": "user", "content": "hi"}]
@@ -196,3 +201,18 @@ def test_penalties_and_biases_reach_the_sampler(server: Running) -> None:
         assert client.completions.create(**asked, extra_body=extra).choices[0].text == greedy
     with pytest.raises(openai.BadRequestError, match="logit_bias"):
         client.completions.create(**asked, logit_bias={"no": 1})
+
+
+def test_guessing_changes_no_answer(tmp_path: Path) -> None:
+    plain = chat_engine(1, taught=False)
+    save_model(plain.model, tmp_path, bos_id=TOKENIZER.bos_id, eos_ids=[TOKENIZER.eos_id])
+    TOKENIZER.save(tmp_path)
+    engine = load(Source("base", tmp_path), ServeSettings(guess="ngrams", dtype="float32")).engine
+    assert isinstance(engine, SpeculativeEngine)
+    asked: Any = {"model": "base", "prompt": "la " * 20, "max_tokens": 120, "temperature": 0, "logprobs": 0}
+    want = plain.generate([asked["prompt"]], Sampling(max_tokens=120))[0]
+    with Running({"base": engine}) as guessing:
+        chunks = list(guessing.openai().completions.create(**asked, stream=True, extra_body={"ignore_eos": False}))
+        sizes = [len(chunk.choices[0].logprobs.tokens) for chunk in chunks]
+    assert "".join(chunk.choices[0].text for chunk in chunks) == want.text and sum(sizes) == len(want.token_ids)
+    assert engine.right > 0 and max(sizes) > 1  # this model falls into repeating itself
