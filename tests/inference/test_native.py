@@ -28,6 +28,7 @@ from tests.support.tokenizers import byte_tokenizer
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no g++ on this machine")
 ODD: dict[str, dict[str, Any]] = {
     "odd widths": {"dim": 37, "heads": 3, "kv_heads": 1, "head_dim": 14, "ffn_dim": 51, "vocab_size": 101},
+    "many queries of one key": {"dim": 76, "heads": 19, "kv_heads": 1, "head_dim": 32, "ffn_dim": 96},
     "wide": {"dim": 256, "heads": 2, "kv_heads": 1, "head_dim": 128, "ffn_dim": 320, "layers": 1},
     "deep": {"dim": 64, "heads": 4, "kv_heads": 2, "head_dim": 80, "ffn_dim": 130, "layers": 3},
 }

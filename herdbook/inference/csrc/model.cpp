@@ -40,6 +40,12 @@ struct Runner {
     virtual void head(const float* hidden, long count, float* logits, int threads) = 0;
 };
 
+// Neighbouring new tokens of one sequence, which attend together.
+struct Tile {
+    long first, count;
+};
+constexpr long ROWS_AT_ONCE = 16;  // queries of a tile that share a key head, and so keys and values at hand
+
 template <class T>
 struct Model : Runner {
     Shape s;
@@ -51,6 +57,7 @@ struct Model : Runner {
     std::vector<float> x, query, key, value, gate, up;
     std::vector<Input<T>> normed, mixed, inner;
     std::vector<int32_t> owner, place;  // (N,) each token's sequence, and its place in it
+    std::vector<Tile> tiles;
 
     static const T* at(const void* p) { return static_cast<const T*>(p); }
 
@@ -75,71 +82,117 @@ struct Model : Runner {
         }
     }
 
-    // Queries of one token that share key head `group`, over all places of its sequence up to itself.
-    void attend(const Batch& b, long layer, long token, long group, std::vector<float>& scores) {
-        const long width = s.head_width, share = s.heads / s.kv_heads, length = place[token] + 1;
-        const long step = s.kv_heads * width, padded = (length + 15) / 16 * 16;
-        const int32_t* table = b.tables + owner[token] * b.width;
+    // Where row r of a tile's queries of key head `group` lies in `query` and `mixed`: token after token, each with the
+    // heads that share the key head.
+    long row_at(const Tile& tile, long group, long r) const {
+        const long share = s.heads / s.kv_heads;
+        return ((tile.first + r / share) * s.heads + group * share + r % share) * s.head_width;
+    }
+
+    // The queries of a tile, each over all places of its sequence up to itself. Some rows at once go through the cache
+    // block by block, so that a long past comes from memory once for all of them.
+    void attend(const Batch& b, long layer, const Tile& tile, long group, std::vector<float>& scores) {
+        const long rows = tile.count * (s.heads / s.kv_heads);
+        for (long from = 0; from < rows; from += ROWS_AT_ONCE)
+            attend_rows(b, layer, tile, group, from, std::min(rows, from + ROWS_AT_ONCE), scores);
+    }
+
+    void attend_rows(const Batch& b, long layer, const Tile& tile, long group, long from, long to,
+                     std::vector<float>& scores) {
+        const long width = s.head_width, share = s.heads / s.kv_heads, step = s.kv_heads * width;
+        const int32_t* table = b.tables + owner[tile.first] * b.width;
         const T* keys = at(b.keys) + (layer * b.places * s.kv_heads + group) * width;
         const T* values = at(b.values) + (layer * b.places * s.kv_heads + group) * width;
-        const float* queries = &query[(token * s.heads + group * share) * width];
         const float scale = 1.0f / std::sqrt(float(width));
-        if (long(scores.size()) < share * padded) scores.resize(share * padded * 2);
-        for (long start = 0; start < length; start += b.block) {
-            // Four keys at a time; those of the last block beyond `length` are read too, and overwritten below.
-            const T* key = keys + table[start / b.block] * b.block * step;
-            for (long p = start; p < std::min(length, start + b.block); p += 4, key += 4 * step)
-                for (long h = 0; h < share; ++h) {
+        const long count = to - from;
+        long lengths[ROWS_AT_ONCE];
+        for (long r = 0; r < count; ++r) lengths[r] = place[tile.first + (from + r) / share] + 1;
+        const long longest = lengths[count - 1], padded = (longest + 15) / 16 * 16;
+        if (long(scores.size()) < count * padded) scores.resize(count * padded * 2);
+        for (long start = 0; start < longest; start += b.block) {
+            const T* block = keys + table[start / b.block] * b.block * step;
+            for (long r = 0; r < count; ++r) {
+                // Four keys at a time; those of the last block beyond `end` are read too, and overwritten below.
+                const long end = std::min(lengths[r], start + b.block);
+                const float* q = &query[row_at(tile, group, from + r)];
+                const T* key = block;
+                for (long p = start; p < end; p += 4, key += 4 * step) {
                     vec acc[4] = {};
-                    const float* q = queries + h * width;
                     lanes(width, [&](long i, int n) {
                         vec in = load_some(q + i, n) * scale;
                         for (int j = 0; j < 4; ++j) acc[j] += in * load_some(key + j * step + i, n);
                     });
-                    sum4(acc, &scores[h * padded + p]);
+                    sum4(acc, &scores[r * padded + p]);
                 }
-        }
-        for (long h = 0; h < share; ++h) {
-            float* row = &scores[h * padded];
-            std::fill(row + length, row + padded, -INFINITY);
-            vec high = load(row);
-            for (long p = LANES; p < padded; p += LANES) {
-                vec other = load(row + p);
-                high = other > high ? other : high;
             }
-            float most = high[0];
-            for (int i = 1; i < LANES; ++i) most = std::max(most, high[i]);
-            vec total = {};
-            for (long p = 0; p < padded; p += LANES) {
-                vec e = exponential(load(row + p) - most);
-                put(row + p, e);
-                if (p + LANES > length)
-                    for (int i = length - p; i < LANES; ++i) e[i] = 0;
-                total += e;
-            }
-            weigh(row, 1.0f / sum(total), values, table, length, b.block, step,
-                  &mixed[(token * s.heads + group * share + h) * width]);
         }
+        float totals[ROWS_AT_ONCE];
+        Input<T>* outs[ROWS_AT_ONCE];
+        for (long r = 0; r < count; ++r) {
+            totals[r] = soften(&scores[r * padded], lengths[r]);
+            outs[r] = &mixed[row_at(tile, group, from + r)];
+        }
+        for (long i = 0; i < width; i += 4 * LANES)  // as many sums of a row as are kept in registers
+            weigh(b, table, values, i, std::min<long>(4 * LANES, width - i), scores.data(), padded, lengths, totals, count,
+                  outs);
     }
 
-    // The values of a sequence, weighed.
-    void weigh(const float* weights, float scale, const T* values, const int32_t* table, long length, long block,
-               long step, Input<T>* out) const {
-        for (long at = 0; at < s.head_width; at += 4 * LANES) {  // as many sums as are kept in registers
-            const long n = std::min<long>(4 * LANES, s.head_width - at);
-            vec acc[4] = {};
-            for (long start = 0; start < length; start += block) {
-                const T* value = values + table[start / block] * block * step + at;
-                const long end = std::min(length, start + block);
+    // Makes `length` scores their exponentials below the highest; their sum. Up to 15 places behind them are used.
+    static float soften(float* row, long length) {
+        const long padded = (length + 15) / 16 * 16;
+        std::fill(row + length, row + padded, -INFINITY);
+        vec high = load(row);
+        for (long p = LANES; p < padded; p += LANES) {
+            vec other = load(row + p);
+            high = other > high ? other : high;
+        }
+        float most = high[0];
+        for (int i = 1; i < LANES; ++i) most = std::max(most, high[i]);
+        vec total = {};
+        for (long p = 0; p < padded; p += LANES) {
+            vec e = exponential(load(row + p) - most);
+            put(row + p, e);
+            if (p + LANES > length)
+                for (int i = length - p; i < LANES; ++i) e[i] = 0;
+            total += e;
+        }
+        return sum(total);
+    }
+
+    // N vectors of the values of places `start` to `end`, weighed and added up in registers.
+    template <int N>
+    INLINE void add_weighed(vec (&sums)[4], const float* weights, const T* value, long start, long end, long step) {
+        vec acc[N];
+        for (int j = 0; j < N; ++j) acc[j] = sums[j];
+        for (long p = start; p < end; ++p, value += step)
+            for (int j = 0; j < N; ++j) acc[j] += weights[p] * load(value + j * LANES);
+        for (int j = 0; j < N; ++j) sums[j] = acc[j];
+    }
+
+    // Numbers `first` to `first + n` of the values, weighed by each of `count` rows of scores.
+    void weigh(const Batch& b, const int32_t* table, const T* values, long first, long n, const float* scores,
+               long padded, const long* lengths, const float* totals, long count, Input<T>* const* outs) const {
+        const long step = s.kv_heads * s.head_width;
+        vec sums[ROWS_AT_ONCE][4] = {};
+        for (long start = 0; start < lengths[count - 1]; start += b.block) {
+            const T* block = values + table[start / b.block] * b.block * step + first;
+            for (long r = 0; r < count; ++r) {
+                const long end = std::min(lengths[r], start + b.block);
+                const float* weights = scores + r * padded;
+                const T* value = block;
                 if (n == 4 * LANES)
-                    for (long p = start; p < end; ++p, value += step)
-                        for (int j = 0; j < 4; ++j) acc[j] += weights[p] * load(value + j * LANES);
+                    add_weighed<4>(sums[r], weights, value, start, end, step);
+                else if (n == 2 * LANES)
+                    add_weighed<2>(sums[r], weights, value, start, end, step);
                 else
                     for (long p = start; p < end; ++p, value += step)
-                        lanes(n, [&](long i, int some) { acc[i / LANES] += weights[p] * load_some(value + i, some); });
+                        lanes(n, [&](long i, int some) { sums[r][i / LANES] += weights[p] * load_some(value + i, some); });
             }
-            lanes(n, [&](long i, int some) { put_some(out + at + i, acc[i / LANES] * scale, some); });
         }
+        for (long r = 0; r < count; ++r)
+            lanes(n, [&](long i, int some) {
+                put_some(outs[r] + first + i, sums[r][i / LANES] * (1.0f / totals[r]), some);
+            });
     }
 
     void feed_forward(const Layer& w, long tokens) {
@@ -181,8 +234,8 @@ struct Model : Runner {
             });
         }
 #pragma omp for schedule(dynamic, 1)
-        for (long task = 0; task < tokens * s.kv_heads; ++task)
-            attend(b, number, task / s.kv_heads, task % s.kv_heads, scores);
+        for (long task = 0; task < long(tiles.size()) * s.kv_heads; ++task)
+            attend(b, number, tiles[task / s.kv_heads], task % s.kv_heads, scores);
         auto add = [&](long t, long n, float v) { x[t * s.dim + n] += v; };
         multiply<T>(mixed.data(), tokens, w.output, s.dim, wide, add);
 #pragma omp barrier
@@ -199,9 +252,13 @@ struct Model : Runner {
         x.resize(tokens * s.dim), normed.resize(tokens * s.dim), query.resize(tokens * wide);
         mixed.resize(tokens * wide), key.resize(tokens * step), value.resize(tokens * step);
         inner.resize(tokens * s.ffn_dim), gate.resize(TOKENS * s.ffn_dim), up.resize(TOKENS * s.ffn_dim);
-        owner.clear(), place.clear();
+        owner.clear(), place.clear(), tiles.clear();
+        const long most = std::max<long>(1, ROWS_AT_ONCE / (s.heads / s.kv_heads));
         for (long r = 0; r < b.sequences; ++r)
-            for (long i = 0; i < b.counts[r]; ++i) owner.push_back(r), place.push_back(b.pasts[r] + i);
+            for (long i = 0; i < b.counts[r]; ++i) {
+                if (i % most == 0) tiles.push_back({long(owner.size()), std::min(most, b.counts[r] - i)});
+                owner.push_back(r), place.push_back(b.pasts[r] + i);
+            }
 #pragma omp parallel num_threads(threads)
         {
             std::vector<float> scores;
