@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=4, help="answers to each prompt when memory is compared")
     parser.add_argument("--steps", type=int, default=400, help="steps of the memory comparison")
     parser.add_argument("--part", choices=["decode", "sample", "memory"], action="append", help="all when not given")
-    parser.add_argument("--out", default=RESULT, help="where the result is written")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where the result is written")
     parser.add_argument(
         "--clock", choices=list(CLOCKS), default="wall", help="processor: beside other jobs, one thread"
     )

@@ -183,8 +183,7 @@ class Engine:
         try:
             waited = set(requests)
             while waited:
-                if any(request.finish is not None for request in self.step()):
-                    waited = {request for request in waited if request.finish is None}
+                waited.difference_update(request for request in self.step() if request.finish is not None)
         finally:
             for request in requests:
                 self.cancel(request)
