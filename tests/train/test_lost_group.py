@@ -48,6 +48,14 @@ def agent_of(run: Launched, group: int) -> int:
     return found
 
 
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @pytest.mark.parametrize(("shard", "lost", "who"), [(2, 1, "rank"), (1, 0, "agent")])
 def test_a_killed_group_leaves_the_other_training_and_comes_back(
     tmp_path: Path, shard: int, lost: int, who: str
@@ -63,6 +71,7 @@ def test_a_killed_group_leaves_the_other_training_and_comes_back(
     stays, killed = run.at_step(both + 2, other), run.at_step(both + 2, first_of[lost] + shard - 1)
     (run.out / f"hold-{lost}").touch()
     os.kill(killed if who == "rank" else agent_of(run, lost), signal.SIGKILL)
+    run.until(lambda: gone(killed))
     at = run.place(other)[1]
     run.at_step(at + 3, other)  # nobody waits for the killed
     (run.out / "slow").write_text("4")  # so that there are steps left for it
