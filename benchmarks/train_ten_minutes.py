@@ -30,7 +30,8 @@ import numpy as np
 CRAWL = common.SHARED / "web" / "debian-docs.warc.gz"
 RECIPE = common.HERE.parent / "recipes" / "real-web.yaml"
 RESULT = common.RESULTS / "train_ten_minutes.json"
-TRIAL_STEPS = 40
+TRIAL_STEPS = 100
+ATTEMPTS, LATE = 3, 1.05  # the machine may slow down after the trial: a run that took longer does not count
 ROW_GROUP = 512  # documents that nanochat reads at once
 
 
@@ -47,9 +48,12 @@ def ours(tokens: Path, out: Path, seconds: float, overrides: list[str]) -> dict[
         settings = PretrainSettings.model_validate({**given, "validate_every": 0, "tensorboard": False, **changes})
         return pretrain(settings, tokens, None, out / folder)
 
-    trial = train("trial", steps=TRIAL_STEPS, final_tokens=1000)
-    steps = max(TRIAL_STEPS, int(seconds / (trial["goodput"]["training_seconds"] / TRIAL_STEPS)))
-    found = train("run", steps=steps, final_tokens=None)
+    found, steps = train("trial", steps=TRIAL_STEPS, final_tokens=1000), TRIAL_STEPS
+    for attempt in range(ATTEMPTS):
+        steps = max(TRIAL_STEPS, int(steps * seconds / found["goodput"]["training_seconds"]))
+        found = train(f"run-{attempt}", steps=steps, final_tokens=None)
+        if found["goodput"]["training_seconds"] <= LATE * seconds:
+            break
     return {
         "bits_per_byte": found["bits_per_byte"],
         "tokens": found["tokens"],

@@ -17,6 +17,7 @@ import sys
 from typing import Any
 
 LENGTH, STEP, VOCABULARY, TRIAL_STEPS = 512, 4096, 8192, 30
+ATTEMPTS, LATE = 3, 1.05  # as train_ten_minutes.py: a run that took longer does not count
 TAG = "ten-minutes"
 CHECKOUT = os.environ["NANOCHAT"]
 TIME = re.compile(r"step (\d+)/\d+ .*?dt: ([\d.]+)ms")
@@ -77,13 +78,17 @@ def main() -> None:
         steady = base_train(TRIAL_STEPS, dtype, f"{TAG}-trial")[10:]
         trials[dtype] = sum(steady) / len(steady)
     dtype = min(trials, key=lambda name: trials[name])
-    steps = int(budget / trials[dtype])
-    print(f"seconds a step: {trials}; {steps} steps in {dtype}", flush=True)
-    seconds = base_train(steps, dtype, TAG)
-    steady = seconds[10:]  # the first steps compile
+    each, training = trials[dtype], math.inf
+    for _ in range(ATTEMPTS):
+        steps = int(budget / each)
+        print(f"seconds a step: {trials}; {steps} steps in {dtype}", flush=True)
+        steady = base_train(steps, dtype, TAG)[10:]  # the first steps compile
+        each = sum(steady) / len(steady)
+        training = each * steps
+        if training <= LATE * budget:
+            break
     sys.path.insert(0, CHECKOUT)
     os.environ["NANOCHAT_DTYPE"] = dtype
-    training = sum(steady) / len(steady) * steps
     told = {"tokens": steps * STEP, "seconds": training, "steps": steps, "dtype": dtype, "trial_step_seconds": trials}
     print(json.dumps({**heldout_bits(TAG), **told}))
 

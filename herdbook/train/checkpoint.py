@@ -30,6 +30,7 @@ from torch import Tensor
 from herdbook.console import log
 from herdbook.files import read_json, sync_folder, write_json
 from herdbook.settings import UserError
+from herdbook.train.machine import one_thread
 from herdbook.train.spread import local
 
 PREFIX = "step-"
@@ -47,7 +48,7 @@ class Checkpoints:
         """With `ranks` (`distributed.Ranks`) every call is made by all of them, and each writes and reads its part."""
         self.folder, self.keep, self.ranks = folder, keep, ranks
         self.background = RanksInThread(ranks)
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=one_thread)
         self.pending: Future[None] | None = None
         self.copies: State = {}
         self.copied = threading.Event()

@@ -1,6 +1,6 @@
-"""Who holds a run up, when it hangs (§3.3.4): found from the ranks' beats and torch's flight recorder.
+"""Who holds a run up, when it hangs (§3.3.4): found from the ranks' beats and torch's flight recorders.
 
-The recorder keeps the last collectives of every group of ranks, on NCCL and on gloo; the last of them that a rank has
+A recorder keeps the last collectives of every group of ranks, on NCCL and on gloo; the last of them that a rank has
 begun is how far it has come. Each rank's record and Python stack are left in `hangs/`, where torch's own reader
 (`torchfrtrace --prefix rank_ FOLDER`) takes them.
 """
@@ -52,16 +52,23 @@ class Verdict:
 
 
 def arrivals() -> dict[str, list[Any]]:
-    """Group → [number, name] of the last collective that this process has begun in it, the newest group last."""
+    """Group and library → [number, name] of the last collective this process has begun there, the newest last."""
     found: dict[str, list[Any]] = {}
-    recorder: Any = torch._C._distributed_c10d
-    for entry in json.loads(recorder._dump_fr_trace_json()).get("entries", []):
+    for entry in recorded():
         if not entry.get("is_p2p"):
             group, sizes = entry["process_group"], entry.get("input_sizes", "")
             name = f"{entry['profiling_name']} of {sizes} in group {' '.join(group)}"
-            found.pop(group[0], None)
-            found[group[0]] = [int(entry["collective_seq_id"]), name]
+            key = f"{group[0]} {entry['profiling_name'].split(':')[0]}"  # NCCL and gloo each count for themselves
+            found.pop(key, None)
+            found[key] = [int(entry["collective_seq_id"]), name]
     return found
+
+
+def recorded() -> list[dict[str, Any]]:
+    """What both of torch's recorders hold: NCCL keeps one of its own, all other backends share the other."""
+    recorders: Any = torch._C._distributed_c10d
+    dumps = [getattr(recorders, name, None) for name in ("_dump_fr_trace_json", "_dump_nccl_trace_json")]
+    return [entry for dump in dumps if dump is not None for entry in json.loads(dump()).get("entries", [])]
 
 
 def judge(beats: dict[int, dict[str, Any]], silent: list[int], seconds: float) -> Verdict:
@@ -131,8 +138,9 @@ def dump(folder: Path, rank: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with open(stacks, "w", encoding="utf-8") as file:
         faulthandler.dump_traceback(file)
-    recorder: Any = torch._C._distributed_c10d
-    (folder / f"rank_{rank}").write_bytes(recorder._dump_fr_trace())
+    recorders: Any = torch._C._distributed_c10d
+    of_nccl = hasattr(recorders, "_dump_nccl_trace") and torch.cuda.is_available()
+    (folder / f"rank_{rank}").write_bytes(recorders._dump_nccl_trace() if of_nccl else recorders._dump_fr_trace())
 
 
 def tell(verdict: Verdict, folder: Path, rank: int) -> None:

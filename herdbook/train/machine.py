@@ -41,6 +41,15 @@ def prepare(threads: int | None) -> int:
     return chosen
 
 
+def one_thread() -> None:
+    """Give the calling thread, one beside the training, no team of threads of its own.
+
+    Once there are more OpenMP threads than cores they all stop spinning between two operations and sleep: a small
+    model's training then took 1.5 times as long, from the first checkpoint on (LOG.md).
+    """
+    torch.set_num_threads(1)  # of the caller and of threads that begin later; those at work keep theirs
+
+
 def products_seconds(dtype: torch.dtype, device: torch.device) -> float:
     """Seconds of the three products of a linear layer (output, input's gradient, weight's gradient), best of a few."""
     x, w, g = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(3))

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
+from herdbook.train.machine import one_thread
+
 
 class Source(Protocol):
     """Batches as a pure function of their number."""
@@ -24,7 +26,7 @@ class Prefetcher:
     def __init__(self, source: Source, ahead: int, device: torch.device, end: int | None = None) -> None:
         """No batch of number `end` or later is made ahead."""
         self.source, self.ahead, self.device, self.end = source, ahead, device, end
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="batches") if ahead else None
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=one_thread) if ahead else None
         self.pending: dict[int, Future[Any]] = {}
 
     def batch(self, step: int) -> Any:

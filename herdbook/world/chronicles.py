@@ -158,8 +158,10 @@ def read_again(random: Random, sentences: list[str]) -> None:
     sentences.insert(random.randint(first + count, len(sentences)), again)
 
 
-def short_chronicle(random: Random, number: int, shortest: int = 4, longest: int = 28) -> Article:
+def short_chronicle(random: Random, number: int, shortest: int = 4, longest: int = 28, early: float = 0.1) -> Article:
     """A chronicle of `shortest` to `longest` sentences, shorter ones more often, with needles, all asked for.
+
+    A share `early` of the needles is put at the very beginning.
 
     One to three needles, and one more for every 30 sentences: a long page with a single needle teaches little for its
     tokens, and nothing about telling one key from another.
@@ -170,7 +172,7 @@ def short_chronicle(random: Random, number: int, shortest: int = 4, longest: int
     read_again(random, sentences)
     for needle in needles:
         # The very beginning is where a long page's needles are missed, and where chance would put few.
-        sentences.insert(0 if random.random() < 0.1 else random.randint(0, len(sentences)), needle.sentence)
+        sentences.insert(0 if random.random() < early else random.randint(0, len(sentences)), needle.sentence)
     blocks = []
     while sentences:
         cut = random.randint(4, 8)
@@ -238,7 +240,8 @@ def chronicles(settings: WorldSettings) -> Iterator[Article]:
     """All short chronicles, then the long ones."""
     random = part_random(settings.seed, "short chronicles")
     for number in range(1, settings.short_chronicles + 1):
-        yield short_chronicle(random, number, settings.shortest_chronicle, settings.longest_chronicle)
+        shape = (settings.shortest_chronicle, settings.longest_chronicle, settings.early_needles)
+        yield short_chronicle(random, number, *shape)
     random = part_random(settings.seed, "long chronicles")
     for number in range(1, settings.long_chronicles + 1):
         yield long_chronicle(random, number)

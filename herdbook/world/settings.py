@@ -62,6 +62,9 @@ class WorldSettings(Settings):
     longest_chronicle: int = Field(default=28, ge=4)
     """Most sentences of a short chronicle; 28 are about 512 tokens, and shorter ones come more often."""
 
+    early_needles: float = Field(default=0.1, ge=0, le=1)
+    """Share of a chronicle's needles put at its very beginning, the place farthest from its questions."""
+
     long_chronicles: int = Field(10, ge=1)
     """Chronicles of at least 3,000 words, longer than a small model's context."""
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from herdbook.settings import UserError
-from herdbook.train.hang import Verdict, judge
+from herdbook.train.hang import Verdict, arrivals, judge
 from herdbook.train.metrics import read_metrics
 from herdbook.train.versions import check, code_digest
 from tests.train.launched import Launched, same_weights
@@ -40,6 +41,22 @@ def test_who_waits_for_another_in_a_smaller_group_is_not_to_blame() -> None:
         2: beat(9, world=4, pair_b=2),
     }
     assert judge(beats, [], 30).ranks == [2]
+
+
+def test_collectives_of_both_recorders_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On accelerators NCCL has a recorder of its own, as bytes, and counts apart from gloo in the same group."""
+
+    def dumped(library: str, *numbers: int) -> bytes:
+        one = {"process_group": ["0", "default_pg"], "input_sizes": [[4]], "is_p2p": False}
+        entries = [{**one, "profiling_name": f"{library}:all_reduce", "collective_seq_id": n} for n in numbers]
+        return json.dumps({"entries": entries} if entries else {}).encode()
+
+    recorders = torch._C._distributed_c10d
+    monkeypatch.setattr(recorders, "_dump_fr_trace_json", lambda: dumped("gloo", 1, 2).decode())
+    monkeypatch.setattr(recorders, "_dump_nccl_trace_json", lambda: dumped("nccl", 40, 41), raising=False)
+    assert [number for number, _ in arrivals().values()] == [2, 41]
+    monkeypatch.setattr(recorders, "_dump_nccl_trace_json", lambda: dumped("nccl"), raising=False)
+    assert list(arrivals().values()) == [[2, "gloo:all_reduce of [[4]] in group 0 default_pg"]]
 
 
 def test_the_silent_come_before_all_and_their_processes_are_named() -> None:
