@@ -145,6 +145,13 @@ class Desk:
         """What was posted to a path of the API."""
         return [body for where, body in self.sent if where == path]
 
+    def until_asked(self, path: str, times: int) -> None:
+        """Wait until the page has posted to a path so many times."""
+        end = time.monotonic() + 30
+        while len(self.asked(path)) < times:
+            assert time.monotonic() < end, f"{path} was asked {len(self.asked(path))} times, not {times}"
+            self.page.wait_for_timeout(10)
+
     def fetch(self, path: str, body: dict[str, Any]) -> Any:
         """Ask the server itself, without the page."""
         data = json.dumps(body).encode()

@@ -119,6 +119,7 @@ def test_a_message_can_be_edited_while_its_answer_is_written(browser: Any, serve
         desk.page.fill(".prompt-edit textarea", "eins")
         desk.page.press(".prompt-edit textarea", "Enter")
         desk.page.wait_for_selector(".prompt-text:has-text('eins')")
+        desk.until_asked("v1/completions", 2)
         desk.page.wait_for_selector(".live .answer-text")
         desk.page.keyboard.press("Escape")
         desk.settle()
