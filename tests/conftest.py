@@ -7,7 +7,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("no clock", deadline=None)  # machines are shared: no test is timed
+hypothesis.settings.load_profile("no clock")
 
 
 @pytest.fixture(autouse=True)
