@@ -179,8 +179,8 @@ def memory(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
             engine.submit(prompt, Sampling(max_tokens=config.max_length, ignore_end=True), number=answer)
     running, steps = [], 0
     while engine.step():
-        if engine.busy.waiting and steps > 5:
-            running.append(engine.busy.running)
+        if engine.workload.waiting and steps > 5:
+            running.append(engine.workload.running)
         steps += 1
         if steps > args.steps:
             break

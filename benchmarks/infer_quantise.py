@@ -128,6 +128,44 @@ def read_rate() -> float:
     return numbers.nbytes / min(seconds(lambda w: w.sum(), [numbers], 0.1) for _ in range(5))
 
 
+def single_products(rate: float) -> dict[str, Any]:
+    """Microseconds of each kernel for each matrix and 1 or 16 tokens, and its share of the rate of reading."""
+    found = {
+        f"{name} x {tokens}": {
+            kernel: {"us": 1e6 * took, "of_read_rate": size / took / rate}
+            for kernel, (took, size) in products(shape, tokens).items()
+        }
+        for name, shape in MATRICES.items()
+        for tokens in (1, 16)
+    }
+    for name, kernels in found.items():
+        print(name, *(f"{k}: {v['us']:.0f} us {v['of_read_rate']:.0%}" for k, v in kernels.items()), sep="\n  ")
+    return found
+
+
+def decoding(options: argparse.Namespace, rate: float) -> dict[str, Any]:
+    """Bytes and tokens a second of each model, which take turns."""
+    tokenizer = Tokenizer({bytes([value]): value for value in range(256)})
+    engines: dict[str, Engine] = {}
+    for name in (None, "int8", "int4", "int8_dynamic"):
+        model = random_model(name, options.layers, options.head)
+        engines[name or "bf16"] = Engine(model, tokenizer, [], rows=16, cache_bytes=1 << 28)
+        print(f"made {name or 'bf16'}", file=sys.stderr)
+    rates: dict[str, dict[int, list[float]]] = {name: {1: [], 16: []} for name in engines}
+    for _ in range(options.repeats):
+        for answers in (1, 16):
+            for name, engine in engines.items():
+                rates[name][answers].append(decode_rate(engine, answers, options.tokens))
+    looked_up = engines["bf16"].model.embedding.weight.nbytes  # a step reads a row of it, not all
+    found = {}
+    for name, engine in engines.items():
+        size = sum(t.nbytes for t in (*engine.model.parameters(), *engine.model.buffers()))
+        told = {f"tokens_per_second_{n}": spread(values) for n, values in rates[name].items()}
+        share = told["tokens_per_second_1"]["median"] * (size - looked_up) / rate
+        found[name] = {"bytes": size, **told, "of_read_rate_1": share}
+    return found
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -141,53 +179,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     rate = read_rate()
-    single = {
-        f"{name} x {tokens}": {
-            kernel: {"us": 1e6 * took, "of_read_rate": size / took / rate}
-            for kernel, (took, size) in products(shape, tokens).items()
-        }
-        for name, shape in MATRICES.items()
-        for tokens in (1, 16)
-    }
-    for name, kernels in single.items():
-        print(name, *(f"{k}: {v['us']:.0f} us {v['of_read_rate']:.0%}" for k, v in kernels.items()), sep="\n  ")
-    tokenizer = Tokenizer({bytes([value]): value for value in range(256)})
-    engines: dict[str, Engine] = {}
-    for name in (None, "int8", "int4", "int8_dynamic"):
-        model = random_model(name, options.layers, options.head)
-        engines[name or "bf16"] = Engine(model, tokenizer, [], rows=16, cache_bytes=1 << 28)
-        print(f"made {name or 'bf16'}", file=sys.stderr)
-    sizes = {
-        name: sum(t.nbytes for t in (*engine.model.parameters(), *engine.model.buffers()))
-        for name, engine in engines.items()
-    }
-    looked_up = engines["bf16"].model.embedding.weight.nbytes  # a step reads a row of it, not all
-    rates: dict[str, dict[int, list[float]]] = {name: {1: [], 16: []} for name in engines}
-    for _ in range(options.repeats):
-        for answers in (1, 16):
-            for name, engine in engines.items():
-                rates[name][answers].append(decode_rate(engine, answers, options.tokens))
-    decode = {
-        name: {
-            "bytes": sizes[name],
-            **{f"tokens_per_second_{n}": spread(found) for n, found in rates[name].items()},
-            "of_read_rate_1": spread(rates[name][1])["median"] * (sizes[name] - looked_up) / rate,
-        }
-        for name in engines
-    }
-    print_table(
-        ("model", "GB", "batch 1", "batch 16", "of read rate"),
-        [
-            (
-                name,
-                f"{d['bytes'] / 1e9:.2f}",
-                f"{d['tokens_per_second_1']['median']:.1f}",
-                f"{d['tokens_per_second_16']['median']:.1f}",
-                f"{d['of_read_rate_1']:.0%}",
-            )
-            for name, d in decode.items()
-        ],
-    )
+    single, decode = single_products(rate), decoding(options, rate)
+    rows = []
+    for name, found in decode.items():
+        one, sixteen = (f"{found[f'tokens_per_second_{n}']['median']:.1f}" for n in (1, 16))
+        rows.append((name, f"{found['bytes'] / 1e9:.2f}", one, sixteen, f"{found['of_read_rate_1']:.0%}"))
+    print_table(("model", "GB", "batch 1", "batch 16", "of read rate"), rows)
     result = {
         "command": command_line(),
         "machine": machine(),

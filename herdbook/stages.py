@@ -272,7 +272,7 @@ register(
 register(
     StageKind(
         name="quantize",
-        help="Rounds a model's matrices to 8 or 4 bits, in a form that transformers and vLLM load, and judges it.",
+        help="Rounds a model's matrices to 8 or 4 bits, in a form that transformers loads, and judges it.",
         settings="herdbook.evaluate.quantize:QuantizeSettings",
         function="herdbook.evaluate.quantize:quantize",
         takes={

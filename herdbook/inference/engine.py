@@ -116,7 +116,7 @@ class Engine:
         return self.tokenizer.eot_id in self.stop_ids
 
     @property
-    def busy(self) -> Load:
+    def workload(self) -> Load:
         """How many requests run and wait, and how much of the cache they hold."""
         return self.scheduler.load
 

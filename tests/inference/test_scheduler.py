@@ -83,17 +83,17 @@ def test_greedy_tokens_equal_transformers_whatever_the_batching(
     rng = random.Random(len(setup))
     queue = [(prompt, rng.choice([1, 7, 40])) for prompt in prompts_of(1, 40)]
     asked: list[tuple[Request, int]] = []
-    while queue or engine.busy.running or engine.busy.waiting:
+    while queue or engine.workload.running or engine.workload.waiting:
         for _ in range(min(len(queue), rng.choice([0, 0, 1, 2, 8]))):
             prompt, tokens = queue.pop()
             asked.append((engine.submit(prompt, Sampling(max_tokens=tokens)), tokens))
         moved = engine.step()
-        assert moved or not engine.busy.running
+        assert moved or not engine.workload.running
     assert len(asked) == 40
     for request, tokens in asked:
         assert request.ids == expected(peer, tuple(request.prompt), tokens)
         assert request.finish == ("stop" if request.ids[-1] == STOP else "length")
-    assert engine.busy == Load(0, 0, 0, engine.pool.blocks)
+    assert engine.workload == Load(0, 0, 0, engine.pool.blocks)
     assert (engine.scheduler.preemptions > 0) == setup.startswith("tiny")
     assert sum(request.cached > 0 for request, _ in asked) > 5
 
@@ -108,7 +108,7 @@ def test_answers_to_one_prompt_share_its_blocks() -> None:
     requests = [engine.submit(prompt, Sampling(max_tokens=10, temperature=1.0), number=n) for n in range(8)]
     engine.step()
     assert [request.cached for request in requests] == [0] + [64] * 7
-    assert engine.busy.blocks_used == 4 + 8  # four full blocks for all, the fifth is each one's own
+    assert engine.workload.blocks_used == 4 + 8  # four full blocks for all, the fifth is each one's own
     while engine.step():
         pass
     assert len({tuple(request.ids) for request in requests}) == 8
@@ -144,10 +144,10 @@ def test_cancelled_requests_free_their_blocks_at_once() -> None:
     engine = engine_of(rows=3)
     requests = [engine.submit([n] * 20, Sampling(max_tokens=50)) for n in range(5)]
     engine.step()
-    assert (engine.busy.running, engine.busy.waiting) == (3, 2)
+    assert (engine.workload.running, engine.workload.waiting) == (3, 2)
     for request in requests[1:4]:
         engine.cancel(request)
-    assert (engine.busy.running, engine.busy.waiting, engine.busy.blocks_used) == (1, 1, 2)
+    assert (engine.workload.running, engine.workload.waiting, engine.workload.blocks_used) == (1, 1, 2)
     while engine.step():
         pass
     assert [len(request.ids) for request in requests] == [50, 1, 1, 0, 50]
@@ -156,7 +156,7 @@ def test_cancelled_requests_free_their_blocks_at_once() -> None:
     stream = engine.stream([1, 2], Sampling(max_tokens=50))
     next(stream)
     stream.close()
-    assert engine.busy.blocks_used == 0
+    assert engine.workload.blocks_used == 0
 
 
 def test_a_failing_step_leaves_nothing_to_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_a_failing_step_leaves_nothing_to_be_found(monkeypatch: pytest.MonkeyPat
         patch.setattr(engine, "runner", fail)
         with pytest.raises(MemoryError):
             engine.generate([prompt], Sampling(max_tokens=5))
-    assert engine.busy.blocks_used == 0
+    assert engine.workload.blocks_used == 0
     assert engine.generate([prompt], Sampling(max_tokens=5)) == want
 
 

@@ -87,7 +87,7 @@ def test_answers_are_the_same_with_and_without_guesses(name: str, compile: Any) 
             for one, other in zip(mine.logprobs or [], its.logprobs or [], strict=True):
                 assert one.token == other.token and abs(one.logprob - other.logprob) < 1e-4
         assert engine.tried > 0 or label == "n-grams"
-        assert engine.busy.blocks_used == 0
+        assert engine.workload.blocks_used == 0
         if label in ("prophet", "draft"):
             assert engine.right > 0.3 * engine.tried
         # What the cache has kept is the accepted tokens' alone: answers that go on from it are right, too.
@@ -118,7 +118,7 @@ def test_a_small_cache_and_many_answers_change_nothing() -> None:
         engine = SpeculativeEngine(model(), TOKENIZER, [], guesser=Prophet(answers), **options)
         assert [a.token_ids for a in engine.generate(prompts, sampling)] == [a.token_ids for a in want], options
         # These end together, so that with 4 rows never 3 or fewer are at work.
-        assert (engine.tried > 0) == ("rows_guessed" not in options) and engine.busy.blocks_used == 0
+        assert (engine.tried > 0) == ("rows_guessed" not in options) and engine.workload.blocks_used == 0
 
 
 def test_penalties_are_kept_to() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,7 +22,7 @@ from herdbook.tokens.tokenizer import Tokenizer
 DONE = b"data: [DONE]\n\n"
 
 
-class Reply:
+class Reply(ABC):
     """One answer to a request: its name, its time, and the tokens counted so far."""
 
     prefix, kind, chunk_kind = "", "", ""
@@ -48,21 +49,21 @@ class Reply:
             "prompt_tokens_details": {"cached_tokens": self.cached},
         }
 
+    @abstractmethod
     def take(self, update: Update) -> None:
         """Add an update to the whole answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def whole(self) -> dict[str, Any]:
         """The whole answer, when all updates were taken."""
-        raise NotImplementedError
 
     def opening(self) -> list[dict[str, Any]]:
         """The choices that a stream begins with."""
         return []
 
+    @abstractmethod
     def pieces(self, update: Update) -> list[dict[str, Any]]:
         """The choices that an update sends in a stream; none while nothing is certain."""
-        raise NotImplementedError
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         """One event of a stream."""

@@ -99,7 +99,7 @@ class Service:
 
     def __init__(self, engines: Mapping[str, Engine], most_answers: int, metrics: Metrics) -> None:
         self.engines, self.most_answers, self.metrics = dict(engines), most_answers, metrics
-        self.loads: dict[str, Load] = {name: engine.busy for name, engine in self.engines.items()}
+        self.loads: dict[str, Load] = {name: engine.workload for name, engine in self.engines.items()}
         self.flying = dict.fromkeys(self.engines, 0)
         self.tickets: set[Ticket] = set()
         self.ended: dict[str, deque[float]] = {name: deque(maxlen=RECENT) for name in self.engines}
@@ -233,7 +233,7 @@ class Service:
             news.append((place.ticket, place.update()))
             if request.finish is not None:
                 del running[id(request)]
-        self.loads[name] = engine.busy
+        self.loads[name] = engine.workload
         return news
 
     def _failure(self, name: str) -> list[tuple[Ticket, Update | ApiError]]:
@@ -271,7 +271,7 @@ class Service:
             if place.ticket is ticket:
                 del running[key]
                 engine.cancel(place.request)
-        self.loads[ticket.model] = engine.busy
+        self.loads[ticket.model] = engine.workload
 
     def _tell(self, news: Sequence[tuple[Ticket, Update | ApiError]]) -> None:
         if news:

@@ -149,7 +149,7 @@ def test_a_failing_engine_fails_its_requests_and_goes_on(capsys: pytest.CaptureF
             server.openai().completions.create(model="base", prompt="x")
         engine.step = step  # type: ignore[method-assign]
         got = server.openai().completions.create(model="base", prompt="x", max_tokens=3)
-        assert got.usage.completion_tokens == 3 and engine.busy.blocks_used == 0
+        assert got.usage.completion_tokens == 3 and engine.workload.blocks_used == 0
         assert 'herdbook_engine_failures_total{model="base"} 1.0' in server.ask("/metrics")[2]
     assert "ZeroDivisionError" in capsys.readouterr().err
 

@@ -65,7 +65,7 @@ def test_stopping_tells_those_who_wait() -> None:
         with pytest.raises(ApiError, match="shutting down"):
             async for _ in ticket:
                 pass
-        assert service.engines["m"].busy.running == 0
+        assert service.engines["m"].workload.running == 0
 
     with_service(body)
 
