@@ -20,6 +20,8 @@ Part = Literal["attention", "feed_forward", "head"]
 
 
 class QuantizeSettings(Settings):
+    """How a model's matrices are rounded, and how it is judged before and after."""
+
     scheme: Literal["fp8", "int8", "int4", "int8_dynamic"] = "fp8"
     """fp8: e4m3 weights and activations (§6.2); int8, int4: weights only; int8_dynamic: activations too, per token."""
 

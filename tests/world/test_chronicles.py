@@ -45,6 +45,13 @@ def test_longer_chronicles_have_more_needles() -> None:
         assert len(ASKED.findall(article.clean_text())) == len({key for key, _ in hidden})
 
 
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0.0, 0.2), (0.5, 0.4, 0.8), (1.0, 1.0, 1.0)])
+def test_early_needles_come_before_all_else(share: float, least: float, most: float) -> None:
+    settings = SETTINGS.model_copy(update={"early_needles": share, "long_chronicles": 0})
+    first = [NEEDLE.match(article.blocks[0].text) is not None for article in chronicles(settings)]
+    assert least <= sum(first) / len(first) <= most
+
+
 def test_needles_stand_at_every_depth(written: list[Article]) -> None:
     depths = []
     for article in written:
