@@ -34,7 +34,7 @@ from herdbook.train.objective import NextToken
 from herdbook.train.optimizer import Optimizers, scale_gradients
 from herdbook.train.settings import TrainSettings
 
-LENGTH, MEAN_DOCUMENT, AIM = 2048, 300, 1.2
+LENGTH, MEAN_DOCUMENT, AIM = 2048, 300, 1.5
 CONFIG = ModelConfig(
     vocab_size=32_768, dim=192, layers=8, heads=6, kv_heads=2, ffn_dim=512, max_length=LENGTH, tied_embeddings=True
 )
