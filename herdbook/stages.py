@@ -284,3 +284,14 @@ register(
         headline=("size.of_before", "change.*.bits_per_byte", "change.*.accuracy", "divergence.nats"),
     )
 )
+register(
+    StageKind(
+        name="change",
+        help="Compares exams over the same questions, question by question, with intervals.",
+        settings="herdbook.evaluate.change:ChangeSettings",
+        function="herdbook.evaluate.change:change",
+        takes={"before": Takes("results"), "after": Takes("results", many=True, keyed=True)},
+        gives="results",
+        headline=("*.*.accuracy", "*.*.score"),
+    )
+)

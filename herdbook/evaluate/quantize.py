@@ -7,7 +7,6 @@ two models' predictions are compared token by token besides.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +71,7 @@ def quantize(
 
     import torch
 
+    from herdbook.evaluate.change import paired_change
     from herdbook.evaluate.run import evaluate, model_folder
     from herdbook.inference.quantize import quantize_folder
     from herdbook.model.quantized import SCHEMES
@@ -125,28 +125,3 @@ def compare(settings: QuantizeSettings, source: Path, target: Path, tokens: Path
 def memory_of(model: Any) -> int:
     """Bytes of a model's parameters and buffers, what is shared counted once."""
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-
-
-def paired_change(before: Path, after: Path, seed: int) -> dict[str, Any]:
-    """Per task, after minus before, with 95 % intervals over the same questions or documents."""
-    from herdbook.evaluate.intervals import mean, ratio
-
-    change: dict[str, Any] = {}
-    for path in sorted((before / "samples").glob("*.jsonl")):
-        pairs = list(zip(read_samples(path), read_samples(after / "samples" / path.name), strict=True))
-        if not pairs:
-            continue
-        if "bits" in pairs[0][0]:
-            bits, size = [new["bits"] - old["bits"] for old, new in pairs], [float(old["bytes"]) for old, _ in pairs]
-            change[path.stem] = {"bits_per_byte": ratio(bits, size, seed)}
-            continue
-        mark = "passed" if "passed" in pairs[0][0] else "right"
-        of = [old.get("samples", 1) if mark == "passed" else 1 for old, _ in pairs]
-        moved = [(float(new[mark]) - float(old[mark])) / n for (old, new), n in zip(pairs, of)]
-        change[path.stem] = {"pass_rate" if mark == "passed" else "accuracy": mean(moved, seed)}
-    return change
-
-
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The samples of one task."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -13,7 +13,7 @@ import torch
 
 from herdbook.book import Book
 from herdbook.evaluate.divergence import token_divergence
-from herdbook.evaluate.quantize import QuantizeSettings, paired_change, quantize
+from herdbook.evaluate.quantize import QuantizeSettings, quantize
 from herdbook.evaluate.settings import EvaluateSettings
 from herdbook.files import read_json
 from herdbook.inference.engine import Engine
@@ -123,22 +123,6 @@ def test_divergence_is_its_definition() -> None:
     assert (
         token_divergence(first, first, documents)[1].max() < 1e-6 and token_divergence(first, first, documents)[2].all()
     )
-
-
-def test_change_is_paired_over_questions(tmp_path: Path) -> None:
-    def write(when: str, rows: list[dict[str, Any]], name: str) -> None:
-        (tmp_path / when / "samples").mkdir(parents=True, exist_ok=True)
-        (tmp_path / when / "samples" / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    write("a", [{"right": i % 2 == 0, "prompt": "\u2028"} for i in range(100)], "facts.jsonl")
-    write("b", [{"right": i % 2 == 0 and i > 0, "prompt": "\u2028"} for i in range(100)], "facts.jsonl")
-    write("a", [{"passed": 3, "samples": 4}, {"passed": 0, "samples": 4}], "humaneval.jsonl")
-    write("b", [{"passed": 1, "samples": 4}, {"passed": 0, "samples": 4}], "humaneval.jsonl")
-    change = paired_change(tmp_path / "a", tmp_path / "b", 1)
-    fact = change["facts"]["accuracy"]
-    # One of a hundred fell: two exams apart would say ± .1.
-    assert fact["value"] == -0.01 and fact["low"] >= -0.04 and fact["high"] == 0
-    assert change["humaneval"]["pass_rate"]["value"] == -0.25
 
 
 class GivenSettings(Settings):
