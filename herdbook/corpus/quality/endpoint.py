@@ -9,33 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import re
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from herdbook.console import log, progress
+from herdbook.corpus.quality.client import Client, Failed, content, tokens
 from herdbook.corpus.quality.rubrics import Rubric, excerpt
 from herdbook.corpus.quality.settings import EndpointSettings
 from herdbook.settings import UserError
-
-AGAIN = frozenset((408, 409, 425, 429))
-HOPELESS = frozenset((401, 403, 404, 405))
-LARGEST_ANSWER = 4 << 20
-LONGEST_PAUSE = 60.0
-
-
-class Failed(Exception):
-    """One request got no usable reply; `endpoint` says whether that speaks against the endpoint."""
-
-    def __init__(self, reason: str, endpoint: bool = True, fatal: bool = False) -> None:
-        super().__init__(reason)
-        self.endpoint, self.fatal = endpoint, fatal
 
 
 @dataclass
@@ -67,6 +52,10 @@ class Reply:
     tokens_out: int = 0
     retries: int = 0
     failed: Failed | None = None
+
+    def again(self) -> None:
+        """Count one more try."""
+        self.retries += 1
 
 
 def cache_folder(settings: EndpointSettings) -> Path:
@@ -125,23 +114,9 @@ class Asker:
 
     settings: EndpointSettings
     rubric: Rubric
-    stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        import httpx2
-
-        settings = self.settings
-        self.url = settings.base_url.rstrip("/") + "/chat/completions"
-        headers = {"Content-Type": "application/json"}
-        if settings.api_key_env:
-            key = os.environ.get(settings.api_key_env)
-            if not key:
-                raise UserError(
-                    f"endpoint: the environment variable {settings.api_key_env} is not set; put the key there"
-                )
-            headers["Authorization"] = f"Bearer {key}"
-        limits = httpx2.Limits(max_connections=settings.parallel, max_keepalive_connections=settings.parallel)
-        self.client = httpx2.Client(headers=headers, timeout=settings.timeout, limits=limits)
+        self.client = Client(self.settings)
 
     def ask(self, texts: dict[str, str]) -> tuple[dict[str, float | str], Bill]:
         """Labels of documents by id, and the bill. UserError when the endpoint fails; what was answered is kept."""
@@ -199,7 +174,7 @@ class Asker:
                         yield key, reply
                     fill()
             finally:
-                self.stop.set()
+                self.client.stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _save_finished(self, waiting: dict[Future[Reply], str], cache: Cache) -> None:
@@ -222,7 +197,7 @@ class Asker:
     def _down(self, failed: Failed, cache: Cache) -> UserError:
         what = "check base_url, model and api_key_env" if failed.fatal else "see whether it runs"
         return UserError(
-            f"the labelling endpoint {self.url} fails: {failed}; {what}, then run the same command again: "
+            f"the labelling endpoint {self.client.url} fails: {failed}; {what}, then run the same command again: "
             f"{len(cache.known):,} answers are kept in {cache.path}"
         )
 
@@ -232,13 +207,14 @@ class Asker:
         messages = [{"role": "user", "content": self.rubric.prompt(shown)}]
         for _ in range(self.settings.nonsense_tries):
             try:
-                body = self._post_patiently(messages, result)
+                asked = {"messages": messages, "temperature": 0, "max_tokens": self.settings.max_tokens}
+                body = self.client.post(asked, result.again)
             except Failed as failed:
                 result.failed = failed
                 return result
-            result.tokens_in += _tokens(body, "prompt_tokens")
-            result.tokens_out += _tokens(body, "completion_tokens")
-            result.answer = _content(body)
+            result.tokens_in += tokens(body, "prompt_tokens")
+            result.tokens_out += tokens(body, "completion_tokens")
+            result.answer = content(body)
             result.label = self.rubric.read(result.answer)
             if result.label is not None:
                 return result
@@ -247,75 +223,3 @@ class Asker:
             messages = [messages[0], {"role": "assistant", "content": result.answer[:2000]}]
             messages.append({"role": "user", "content": reminder})
         return result
-
-    def _post_patiently(self, messages: list[dict[str, str]], result: Reply) -> dict[str, Any]:
-        failed = Failed("stopped")
-        for attempt in range(self.settings.tries):
-            if self.stop.is_set():
-                raise failed
-            try:
-                return self._post(messages)
-            except Failed as error:
-                failed = error
-                if error.fatal or not error.endpoint:
-                    raise
-            if attempt + 1 < self.settings.tries:
-                result.retries += 1
-                asked_for = getattr(failed, "retry_after", 0.0)
-                pause = max(self.settings.pause * 2**attempt * random.uniform(0.5, 1.5), asked_for)
-                self.stop.wait(min(pause, LONGEST_PAUSE))
-        raise Failed(f"{failed} (sent {self.settings.tries} times)")
-
-    def _post(self, messages: list[dict[str, str]]) -> dict[str, Any]:
-        import httpx2
-
-        asked = {"model": self.settings.model, "messages": messages, "temperature": 0}
-        asked |= {"max_tokens": self.settings.max_tokens}
-        ends, data = time.monotonic() + self.settings.timeout, b""
-        try:
-            with self.client.stream("POST", self.url, json=asked) as response:
-                for piece in response.iter_bytes():  # the client's timeout is for each piece, ours for all of them
-                    data += piece
-                    if time.monotonic() > ends:
-                        raise Failed(f"no whole answer within {self.settings.timeout:g} s")
-                    if len(data) > LARGEST_ANSWER:
-                        raise Failed("an answer of more than 4 MB")
-        except httpx2.TimeoutException:
-            raise Failed(f"no answer within {self.settings.timeout:g} s") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise Failed(f"{type(error).__name__}: {error}") from None
-        _check_status(response.status_code, response.headers.get("retry-after", ""), data)
-        try:
-            body = json.loads(data)
-        except ValueError:
-            raise Failed(f"its reply is no JSON: {data[:80]!r}") from None
-        if not isinstance(body, dict):
-            raise Failed(f"its reply is no chat completion: {data[:80]!r}")
-        return body
-
-
-def _check_status(status: int, retry_after: str, data: bytes) -> None:
-    if status < 300:
-        return
-    reason = f"HTTP {status}: {' '.join(data[:200].decode('utf-8', 'replace').split())}"
-    if status in HOPELESS or 300 <= status < 400:
-        raise Failed(reason, fatal=True)
-    failed = Failed(reason, endpoint=status >= 500 or status in AGAIN)
-    if retry_after.strip().isdigit():
-        failed.retry_after = float(retry_after)  # type: ignore[attr-defined]
-    raise failed
-
-
-def _content(body: dict[str, Any]) -> str:
-    """The answer's text; empty where a reply has another form."""
-    try:
-        content = body["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        return ""
-    return content if isinstance(content, str) else ""
-
-
-def _tokens(body: dict[str, Any], name: str) -> int:
-    usage = body.get("usage")
-    count = usage.get(name) if isinstance(usage, dict) else 0
-    return count if isinstance(count, int) and count > 0 else 0
