@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +33,16 @@ class Aim:
     comparison: str
     bound: float | str
 
-    @property
-    def stages(self) -> list[str]:
-        """The stages (or patterns of them) that this aim speaks of."""
+    def astray(self, stages: Iterable[str]) -> list[str]:
+        """Of its figures' names those that begin with none of `stages`; a stage's own name may hold dots."""
         names = [self.name, self.bound] if isinstance(self.bound, str) else [self.name]
-        return [name.split(".")[0] for name in names]
+        depths = [(stage, len(stage.split("."))) for stage in stages]
+        return [name for name in names if not any(_begins(name, stage, depth) for stage, depth in depths)]
+
+
+def _begins(name: str, stage: str, depth: int) -> bool:
+    keys = name.split(".")
+    return len(keys) > depth and metrics.matches(stage, ".".join(keys[:depth])) is not None
 
 
 @dataclass(frozen=True)

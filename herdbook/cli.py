@@ -111,7 +111,7 @@ def run(
         words += ["--book", str(book)] if book != DEFAULT_BOOK else []
         console.err.print(f"herdbook: ended early; to go on where it was: {shlex.join(words)}", markup=False)
         raise typer.Exit(error.code if isinstance(error, running.Ended) else 130) from None
-    aims = [aim for aim in checked.aims if not only or set(aim.stages) <= set(entries)]
+    aims = [aim for aim in checked.aims if not only or not aim.astray(entries)]
     show(summary(aims, entries, next_step(kept, entries, book != DEFAULT_BOOK)), STYLES)
 
 

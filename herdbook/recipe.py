@@ -20,6 +20,7 @@ from typing import Any
 from herdbook import schema
 from herdbook.aims import Aim, parse_aim
 from herdbook.check import check_inputs, check_names, check_settings, validate
+from herdbook.expand import expand
 from herdbook.marked import Marked, Problem, parse, parse_value, read_scalar
 from herdbook.metrics import is_pattern
 from herdbook.settings import Settings, UserError
@@ -85,7 +86,9 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         else:
             raw = _override(raw, override, problems)
     raw = {name: node.map_text(_filler(path, problems)) for name, node in raw.items()}
-    stages = dict(_stages(raw, problems))
+    kinds = {name: kind for name, node in raw.items() if (kind := _kind(name, node, problems))}
+    raw, kinds = expand(raw, kinds, problems)
+    stages = dict(_stages(raw, kinds, problems))
     devices = _machine(machine.get("machine") or top.get("machine"), problems)
     aims = tuple(_aims(top.get("aims"), raw, problems))
     if problems:
@@ -216,12 +219,23 @@ def _placeholder(name: str, path: Path) -> str | UserError:
     return UserError(f"there is no placeholder ${{{name}}}{near}")
 
 
-def _stages(raw: dict[str, Marked], problems: list[Problem]) -> Iterator[tuple[str, Stage]]:
-    kinds = {name: kind for name, node in raw.items() if (kind := _kind(name, node, problems))}
+def _stages(
+    raw: dict[str, Marked], kinds: dict[str, StageKind], problems: list[Problem]
+) -> Iterator[tuple[str, Stage]]:
+    told: set[tuple[str, str]] = set()
     for name, kind in kinds.items():
-        inputs = check_inputs(name, raw, kinds, problems)
-        settings = check_settings(name, raw[name], kind, inputs, problems)
-        check_names(name, raw, kinds, problems)
+        if kind.expand:
+            continue  # it has a mistake that was told
+        found: list[Problem] = []
+        inputs = check_inputs(name, raw, kinds, found)
+        settings = check_settings(name, raw[name], kind, inputs, found)
+        check_names(name, raw, kinds, found)
+        for item in found:
+            # What is written once for several steps is told of the first.
+            said = (item.where, item.message.replace(name, "")) if "." in name else (item.where, item.message)
+            if said not in told:
+                told.add(said)
+                problems.append(item)
         if settings is not None:
             yield name, Stage(name, kind, settings, inputs)
 
@@ -251,8 +265,8 @@ def _aims(node: Marked | None, raw: dict[str, Marked], problems: list[Problem]) 
         except UserError as error:
             problems.append(expression.problem(f"aim {name!r}: {error}"))
             continue
-        for stage in aim.stages:
-            if stage not in raw and not is_pattern(stage):
+        for stage in (figure.split(".")[0] for figure in aim.astray(raw)):
+            if not is_pattern(stage):
                 near = schema.suggest(stage, raw)
                 problems.append(expression.problem(f"aim {name!r}: there is no stage {stage!r}{near}"))
         yield aim

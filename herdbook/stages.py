@@ -39,14 +39,17 @@ class Takes:
 
 @dataclass(frozen=True)
 class StageKind:
-    """A kind of stage: `function(settings, **inputs, out)` returns its metrics."""
+    """A kind of stage: `function(settings, **inputs, out)` returns its metrics, or `expand` names its steps."""
 
     name: str
     help: str
     settings: str
-    function: str
     gives: str
+    function: str = ""
     takes: dict[str, Takes] = field(default_factory=dict)
+
+    expand: str = ""
+    """Instead of a function: `expand(name, settings, inputs)` returns the ordinary stages it becomes (`Step`s)."""
 
     resumes: bool = False
     """Whether the function goes on from what a killed run left in `out`; others start with an empty folder."""

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "herdbook"
 ROWS = [
-    {"settings", "files", "console"},
+    {"settings", "steps", "files", "console"},
     {"model", "tokens", "corpus", "world"},
     {"train", "inference"},
     {"evaluate"},

@@ -33,7 +33,7 @@ def one_kind(kind: StageKind) -> list[str]:
     """A kind's inputs and settings: name, type, default and help of each."""
     lines = [
         f"{kind.name}: {kind.help}",
-        f"gives {kind.gives}" + ("; continues where it was killed" if kind.resumes else ""),
+        f"gives {kind.gives}" + _how(kind),
     ]
     for name, takes in kind.takes.items():
         need = "" if takes.required else ", may be left out"
@@ -43,6 +43,12 @@ def one_kind(kind: StageKind) -> list[str]:
         for item in fields(kind.settings_class())
     ]
     return [*lines, "", *table(("setting", "type", "default", ""), rows)] if rows else lines
+
+
+def _how(kind: StageKind) -> str:
+    if kind.expand:
+        return "; becomes a stage for each of its steps, whose settings may stand beside its own"
+    return "; continues where it was killed" if kind.resumes else ""
 
 
 def _default(value: Any) -> str:
@@ -92,7 +98,7 @@ def _stage(kind: StageKind, definitions: dict[str, Any], keys: dict[Any, Any]) -
         "type": "object",
         "properties": properties,
         "required": ["kind", *(["from"] if needed else []), *settings.get("required", [])],
-        "additionalProperties": False,
+        "additionalProperties": {"type": "object"} if kind.expand else False,  # the settings of its steps
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from herdbook.settings import InputPath, Settings, UserError
 from herdbook.stages import KINDS, StageKind, Takes, register
+from herdbook.steps import Step
 
 
 class Nested(Settings):
@@ -130,7 +131,37 @@ def make_named(settings: Nested, raws: dict[str, Path], out: Path) -> dict[str, 
     return {"sets": len(raws)}
 
 
+class RoundsSettings(Settings):
+    """Settings of `fake-rounds`."""
+
+    rounds: int = 2
+    """How many rounds."""
+
+
+def expand_rounds(name: str, settings: Settings, inputs: dict[str, tuple[str, ...]]) -> list[Step]:
+    """In each round two sums go on from the last round's; the last of all is the written stage."""
+    assert isinstance(settings, RoundsSettings)
+    if settings.rounds < 1:
+        raise UserError(f"rounds is {settings.rounds}; one is the least")
+    steps: list[Step] = []
+    for number in range(1, settings.rounds + 1):
+        before = {"model": [steps[-1].name]} if steps else {}
+        fed = {"raw": list(inputs["raw"]), **before}
+        steps.append(Step(f"{name}.round{number}.add", "fake-slow", fed, "add", {"steps": number}))
+        fed = {"raw": list(inputs["raw"]), "model": [steps[-1].name]}
+        steps.append(Step(f"{name}.round{number}.more", "fake-slow", fed, "add", {"steps": 3}))
+    return [*steps, Step(name, "fake-slow", {"raw": list(inputs["raw"]), "model": [steps[-1].name]}, "", {"steps": 4})]
+
+
 FAKES = (
+    StageKind(
+        name="fake-rounds",
+        help="Adds squares in rounds.",
+        settings="tests.support.fakes:RoundsSettings",
+        expand="tests.support.fakes:expand_rounds",
+        gives="fake-model",
+        takes={"raw": Takes("fake-pages")},
+    ),
     StageKind(
         name="fake-raw",
         help="Writes pages.",
