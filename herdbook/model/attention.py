@@ -1,6 +1,7 @@
 """Grouped-query attention inside documents (§3.2).
 
-Several documents share one packed row; a token attends only to earlier tokens of its own document.
+Several documents share one packed row; a token attends only to earlier tokens of its own document, and of the trunk
+that it branches from: keys are laid out document after document, and a document's queries belong to its last ones.
 On a CPU that is one causal call per document, which also skips the work a mask would throw away; on an
 accelerator it is one variable-length call. With a cache, every sequence looks at its own past (`cache.py`).
 Letters: B rows, T tokens, H query heads, G key/value heads, D head width.
@@ -71,8 +72,9 @@ def attend(
     cpu = query.device.type == "cpu"
     learns = torch.is_grad_enabled() and query.requires_grad
     if cpu and learns and documents is not None and documents.longest <= cpu_attention.LONGEST:
-        flat_query, flat_key, flat_value = (x.flatten(0, 1) for x in (query, key, value))
-        return cpu_attention.per_document(flat_query, flat_key, flat_value, documents.lengths).view(query.shape)
+        keys, values = documents.seen(key.flatten(0, 1)), documents.seen(value.flatten(0, 1))
+        lengths, seen = documents.lengths, documents.seen_lengths
+        return cpu_attention.per_document(query.flatten(0, 1), keys, values, lengths, seen).view(query.shape)
     if documents is None or documents.whole_rows:
         return _causal(query, key, value)
     if cpu:
@@ -93,9 +95,23 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = Non
 
 def _per_document(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
     # Splitting the flattened batch keeps the backward pass to one concatenation; slices would add up padded copies.
-    pieces = zip(*(x.flatten(0, 1).split(documents.lengths) for x in (query, key, value)), strict=True)
-    mixed = [_causal(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0)) for q, k, v in pieces]
-    return torch.cat(mixed, dim=1).view(query.shape)
+    queries = query.flatten(0, 1).split(documents.lengths)
+    keys, values = (documents.seen(x.flatten(0, 1)).split(documents.seen_lengths) for x in (key, value))
+    mixed = [lower_right(q, k, v) for q, k, v in zip(queries, keys, values, strict=True)]
+    return torch.cat(mixed).view(query.shape)
+
+
+def lower_right(
+    query: Tensor,  # (Q, H, D)
+    key: Tensor,  # (S, G, D) of which the last Q belong to the queries
+    value: Tensor,  # (S, G, D)
+) -> Tensor:  # (Q, H, D)
+    """Causal attention of the last tokens of a document over all of it."""
+    new, seen = len(query), len(key)
+    mask = None
+    if new < seen:
+        mask = torch.ones(new, seen, dtype=torch.bool, device=query.device).tril(seen - new)
+    return _causal(query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0), mask).squeeze(0)
 
 
 def _variable_length(
@@ -108,9 +124,9 @@ def _variable_length(
         how["enable_gqa"] = True
     elif share > 1:
         key, value = key.repeat_interleave(share, dim=-2), value.repeat_interleave(share, dim=-2)
-    borders, longest = documents.borders, documents.longest
-    flat_query, flat_key, flat_value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
-    mixed: Tensor = kernel(flat_query, flat_key, flat_value, borders, borders, longest, longest, **how)
+    keys, values = documents.seen(key.flatten(0, 1)), documents.seen(value.flatten(0, 1))
+    borders, seen, longest = documents.borders, documents.seen_borders, documents.longest
+    mixed: Tensor = kernel(query.flatten(0, 1), keys, values, borders, seen, longest, longest, **how)
     return mixed.view(query.shape)
 
 

@@ -3,8 +3,8 @@
 torch's own kernel is made for long sequences; its backward pass takes twice as long as the products it is made of when
 documents have a few hundred tokens. Here the probabilities are kept in the products' type, and queries are taken in
 blocks that skip the keys after them. Scores, softmax and their gradients are in fp32 (fp64 for fp64 inputs).
-Letters: N tokens of all documents, L tokens of one, H query heads, G key/value heads, R = H / G, D head width,
-Q queries of a block, S keys up to its end.
+Letters: N tokens of all documents, K keys that they see (more than N where documents branch from a trunk), H query
+heads, G key/value heads, R = H / G, D head width, Q queries of a block, S keys up to its end.
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ def triangle(size: int, dtype: torch.dtype) -> Tensor:
 
 def per_document(
     query: Tensor,  # (N, H, D)
-    key: Tensor,  # (N, G, D)
-    value: Tensor,  # (N, G, D)
-    lengths: list[int],  # of the documents, N together, none above LONGEST
+    key: Tensor,  # (K, G, D)
+    value: Tensor,  # (K, G, D)
+    lengths: list[int],  # queries of each document, N together
+    seen: list[int] | None = None,  # keys of each, K together, none above LONGEST; the queries belong to the last ones
 ) -> Tensor:  # (N, H, D)
     """Each token's mixture of the values of its document up to itself, differentiable."""
-    mixed: Tensor = _PerDocument.apply(query, key, value, lengths)
+    mixed: Tensor = _PerDocument.apply(query, key, value, lengths, seen or lengths)
     return mixed
 
 
-def _blocks(lengths: list[int]) -> Iterator[tuple[int, int, int]]:
-    """(document's first token, block's first token, block's end) of each block of queries."""
-    first = 0
-    for length in lengths:
-        for start in range(first, first + length, BLOCK):
-            yield first, start, min(start + BLOCK, first + length)
-        first += length
+def _blocks(lengths: list[int], seen: list[int]) -> Iterator[tuple[slice, slice]]:
+    """Which queries are in each block, and the keys that its last query sees; its first one sees all but Q - 1."""
+    token = first = 0
+    for length, keys in zip(lengths, seen, strict=True):
+        for start in range(0, length, BLOCK):
+            end = min(start + BLOCK, length)
+            yield slice(token + start, token + end), slice(first, first + keys - length + end)
+        token, first = token + length, first + keys
 
 
 def _by_group(x: Tensor, groups: int) -> Tensor:
@@ -60,7 +62,7 @@ def _from_groups(x: Tensor, heads: int) -> Tensor:
 
 class _PerDocument(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], seen: list[int]) -> Tensor:
         heads, groups = query.shape[1], key.shape[1]
         share, scale = heads // groups, query.shape[2] ** -0.5
         precise = torch.float64 if query.dtype == torch.float64 else torch.float32
@@ -68,17 +70,16 @@ class _PerDocument(torch.autograd.Function):
         fine_query, fine_key = query.to(precise), key.to(precise)
         mixed, kept = torch.empty_like(query), []
         with torch.autocast("cpu", enabled=False):
-            for first, start, end in _blocks(lengths):
-                keys = fine_key[first:end].transpose(0, 1)  # (G, S, D)
-                scores = _by_group(fine_query[start:end], groups) @ keys.mT
+            for block, past in _blocks(lengths, seen):
+                keys, size = fine_key[past].transpose(0, 1), block.stop - block.start  # (G, S, D)
+                scores = _by_group(fine_query[block], groups) @ keys.mT
                 scores.mul_(scale)
-                seen = scores.view(groups, share, end - start, end - first)
-                seen[..., start - first :] += triangle(end - start, precise)
+                scores.view(groups, share, size, -1)[..., -size:] += triangle(size, precise)
                 probabilities = torch.softmax(scores, dim=-1, out=scores).to(value.dtype)  # (G, R * Q, S)
-                mixed[start:end] = _from_groups(probabilities @ value[first:end].transpose(0, 1), heads)
+                mixed[block] = _from_groups(probabilities @ value[past].transpose(0, 1), heads)
                 kept.append(probabilities)
         ctx.save_for_backward(query, key, value, mixed, *kept)
-        ctx.lengths = lengths
+        ctx.lengths, ctx.seen = lengths, seen
         return mixed
 
     @staticmethod
@@ -94,15 +95,15 @@ class _PerDocument(torch.autograd.Function):
         grad_query = torch.empty_like(query)
         grad_key, grad_value = torch.zeros_like(key, dtype=precise), torch.zeros_like(value, dtype=precise)
         with torch.autocast("cpu", enabled=False):
-            for (first, start, end), probabilities in zip(_blocks(ctx.lengths), kept, strict=True):
-                above = _by_group(grad[start:end], groups)  # (G, R * Q, D)
-                grad_value[first:end] += (probabilities.mT @ above).transpose(0, 1)
+            for (block, past), probabilities in zip(_blocks(ctx.lengths, ctx.seen), kept, strict=True):
+                above = _by_group(grad[block], groups)  # (G, R * Q, D)
+                grad_value[past] += (probabilities.mT @ above).transpose(0, 1)
                 errors = torch.baddbmm(
-                    _by_group(weighed[start:end], groups),
-                    _by_group(fine_grad[start:end], groups),
-                    fine_value[first:end].permute(1, 2, 0),
+                    _by_group(weighed[block], groups),
+                    _by_group(fine_grad[block], groups),
+                    fine_value[past].permute(1, 2, 0),
                 )
                 scores = errors.mul_(probabilities).mul_(scale).to(query.dtype)  # (G, R * Q, S)
-                grad_query[start:end] = _from_groups(scores @ key[first:end].transpose(0, 1), heads)
-                grad_key[first:end] += (scores.mT @ _by_group(query[start:end], groups)).transpose(0, 1)
-        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None
+                grad_query[block] = _from_groups(scores @ key[past].transpose(0, 1), heads)
+                grad_key[past] += (scores.mT @ _by_group(query[block], groups)).transpose(0, 1)
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None

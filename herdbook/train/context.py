@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from herdbook.model.attention import lower_right
 from herdbook.model.documents import Documents
 from herdbook.train.spread import all_gather_into, reduce_scatter_into
 
@@ -58,23 +58,21 @@ class PartOfDocuments(Documents):
         return Documents(self.ids).positions.index_select(1, places)
 
     @cached_property
-    def pieces(self) -> list[tuple[int, int, int, int]]:
-        """(row, document's first token, piece's first token, piece's end) in the order of this rank's tokens."""
-        size = self.ids.shape[1] // (2 * self.ranks)
+    def pieces(self) -> list[tuple[int, slice, int, int, int]]:
+        """(row, trunk, document's first token, piece's first token, piece's end) in the order of this rank's tokens."""
+        time = self.ids.shape[1]
+        size = time // (2 * self.ranks)
+        rows: list[list[tuple[slice, int, int]]] = [[] for _ in range(self.ids.shape[0])]
+        for (row, start, end), (first, last) in zip(self.spans, self.trunks, strict=True):
+            rows[row].append((slice(first % time, first % time + last - first), start, end))
         found = []
-        for row, spans in enumerate(self._by_row()):
+        for row, spans in enumerate(rows):
             for chunk in chunks_of(self.rank, self.ranks):
                 low, high = chunk * size, (chunk + 1) * size
-                for start, end in spans:
+                for trunk, start, end in spans:
                     if start < high and end > low:
-                        found.append((row, start, max(start, low), min(end, high)))
+                        found.append((row, trunk, start, max(start, low), min(end, high)))
         return found
-
-    def _by_row(self) -> list[list[tuple[int, int]]]:
-        rows: list[list[tuple[int, int]]] = [[] for _ in range(self.ids.shape[0])]
-        for row, start, end in self.spans:
-            rows[row].append((start, end))
-        return rows
 
 
 class _GatherRow(torch.autograd.Function):
@@ -116,23 +114,14 @@ def attend_over_ranks(
     """Causal attention within documents over the whole row."""
     keys, values = _GatherRow.apply(torch.stack([key, value.to(key.dtype)]), group).unbind(0)  # (B, T, G, D)
     pieces = documents.pieces
-    queries = query.flatten(0, 1).split([end - first for _, _, first, end in pieces])
+    queries = query.flatten(0, 1).split([end - first for _, _, _, first, end in pieces])
     mixed = []
-    for part, (row, start, _, end) in zip(queries, pieces, strict=True):
-        mixed.append(_lower_right(part, keys[row, start:end], values[row, start:end]))
+    for part, (row, trunk, start, _, end) in zip(queries, pieces, strict=True):
+        seen = [keys[row, start:end], values[row, start:end]]
+        if trunk.start < trunk.stop:
+            seen = [torch.cat([keys[row, trunk], seen[0]]), torch.cat([values[row, trunk], seen[1]])]
+        mixed.append(lower_right(part, *seen))
     return torch.cat(mixed).view(query.shape)
-
-
-def _lower_right(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of the last tokens of a document, (Q, H, D), over all of it, (S, G, D)."""
-    new, seen = len(query), len(key)
-    query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
-    mask = None
-    if new < seen:
-        mask = torch.ones(new, seen, dtype=torch.bool, device=query.device).tril(seen - new)
-    grouped = query.shape[1] != key.shape[1]
-    found = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, enable_gqa=grouped)
-    return found.squeeze(0).transpose(0, 1)
 
 
 class ContextParallel:

@@ -62,11 +62,29 @@ def document_sums(
 
     For objectives that say `of_documents`, all of whose losses are made of such sums.
     """
-    context = getattr(model, "context", None)
     numbers = documents.starts.flatten().cumsum(0).view(documents.ids.shape) - 1
+    return _numbered_sums(model, values, numbers, len(documents.lengths))
+
+
+def branch_sums(
+    model: nn.Module,
+    values: Tensor,  # (B, T) of this rank's tokens
+    documents: Documents,  # of whole rows
+    most: int,  # A, at least as many as any row has branches
+) -> Tensor:  # (B, A), 0 where a row has fewer
+    """As `document_sums`, of the branches only, in their order: the answers to the prompts of a row."""
+    numbers, rows = documents.branch_numbers, len(documents.ids)
+    first = torch.arange(rows, device=numbers.device).unsqueeze(1) * most
+    slots = torch.where(numbers < 0, rows * most, numbers + first)
+    return _numbered_sums(model, values, slots, rows * most + 1)[:-1].view(rows, most)
+
+
+def _numbered_sums(model: nn.Module, values: Tensor, numbers: Tensor, count: int) -> Tensor:
+    """(count,) sums of the tokens that have each number; `numbers` (B, T) are of whole rows."""
+    context = getattr(model, "context", None)
     if context is not None:
         numbers = context.own(numbers)
-    sums = values.new_zeros(len(documents.lengths)).index_add(0, numbers.flatten(), values.flatten())
+    sums = values.new_zeros(count).index_add(0, numbers.flatten(), values.flatten())
     return sums if context is None else _SumOnce.apply(sums, context.group)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from herdbook.model.documents import Documents
 from herdbook.train.loss import IGNORED
 from herdbook.train.metrics import read_metrics
-from herdbook.train.nats import document_sums, scores, token_nats
+from herdbook.train.nats import branch_sums, document_sums, scores, token_nats
 from tests.support.ranks import run_ranks
 from tests.train.objectives import PairCase, Preference, Reward, WeightedAnswers
 from tests.train.test_loss import inputs
@@ -56,6 +56,12 @@ def test_sums_over_documents_are_those_by_hand() -> None:
     documents = Documents.from_ids(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 0]]))
     values = torch.arange(10.0).view(2, 5)
     assert document_sums(nn.Identity(), values, documents).tolist() == [1.0, 9.0, 26.0, 9.0]
+
+
+def test_sums_over_branches_are_those_by_hand() -> None:
+    documents = Documents.from_ids(torch.tensor([[0, -1, -1, -2, 1], [0, 0, 1, -1, -1]]))
+    values = torch.arange(10.0).view(2, 5)
+    assert branch_sums(nn.Identity(), values, documents, 3).tolist() == [[3.0, 3.0, 0.0], [17.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from herdbook.tokens.batches import Batch
 from herdbook.train.topology import ParallelSettings
 from tests.support.ranks import run_ranks
-from tests.train.parity import LIMIT, STEPS, TABLE, Case, errors
+from tests.train.parity import LENGTH, LIMIT, ROWS, STEPS, TABLE, Case, errors
+from tests.train.support import RandomBatches
 
-DEEP, FLAT = Case(4, 4), Case(2, 2)
+
+class Branching(Case):
+    """Rows in which documents go on from others: of random ones every third or so is a branch."""
+
+    def batches(self) -> Any:
+        return BranchingBatches(rows=ROWS * self.accumulate, length=LENGTH, split=self.accumulate)
+
+
+class BranchingBatches(RandomBatches):
+    def batch(self, step: int) -> Batch:
+        batch = super().batch(step)
+        return replace(batch, document_ids=torch.where(batch.document_ids % 3 > 0, -batch.document_ids, 0))
+
+
+DEEP, FLAT, BRANCHING = Case(4, 4), Case(2, 2), Branching(2, 2)
 MUON = Case(2, 2, optimizer="muon")
 MIXTURE = {"experts": 4, "experts_per_token": 2, "router_loss": 0.5}
 MIXED, DEEP_MIXED = Case(2, 2, MIXTURE), Case(4, 4, MIXTURE)
@@ -67,6 +85,11 @@ def strays(folder: Path, case: Case, topologies: dict[str, dict[str, Any]]) -> d
 
 def test_each_axis_of_two_ranks_equals_one_process(tmp_path: Path) -> None:
     assert strays(tmp_path, FLAT, TWO) == {}
+
+
+def test_rows_whose_documents_branch_equal_one_process_when_ranks_share_them(tmp_path: Path) -> None:
+    how = {"branches, TP": {"tensor": 2}, "branches, CP": {"context": 2}, "branches, PP": {"pipeline": 2}}
+    assert strays(tmp_path, BRANCHING, how) == {}
 
 
 def test_every_pipeline_schedule_equals_one_process(tmp_path: Path) -> None:
