@@ -214,18 +214,29 @@ def check_names(name: str, raw: dict[str, Marked], kinds: dict[str, StageKind], 
     """A setting whose keys are names of token sets and the like must use the names that its input will have."""
     for setting, source in kinds[name].keys_from.items():
         node = raw[name].at((setting,))
-        feeder = raw[name].at(("from", source)).value
-        if node is raw[name] or not isinstance(node.value, dict) or not isinstance(feeder, str) or feeder not in kinds:
+        if node is raw[name] or not isinstance(node.value, dict):
             continue
-        names: list[str] = []
-        for key, takes in kinds[feeder].takes.items():
-            if takes.keyed:
-                fed = raw[feeder].at(("from", key)).bare()
-                names += fed if isinstance(fed, list) else [fed]
+        feeder = raw[name].at(("from", source)).bare()
+        if kinds[name].takes[source].keyed:
+            owner, names = "from", feeder if isinstance(feeder, list) else [feeder]
+        elif isinstance(feeder, str) and feeder in kinds:
+            owner, names = repr(feeder), _names_within(raw[feeder], kinds[feeder])
+        else:
+            continue
         for key, value in node.value.items():
             if names and key not in names:
                 near = schema.suggest(key, names)
-                problems.append(value.problem(f"{name}.{setting}: {feeder!r} has no set {key!r}{near}"))
+                problems.append(value.problem(f"{name}.{setting}: {owner} has no set {key!r}{near}"))
+
+
+def _names_within(node: Marked, kind: StageKind) -> list[str]:
+    """The names of the stages that feed an input whose names matter."""
+    names: list[str] = []
+    for key, takes in kind.takes.items():
+        if takes.keyed:
+            fed = node.at(("from", key)).bare()
+            names += fed if isinstance(fed, list) else [fed]
+    return names
 
 
 def _circle(name: str, feeder: str, raw: dict[str, Marked]) -> str:

@@ -298,3 +298,28 @@ register(
         headline=("*.*.accuracy", "*.*.score"),
     )
 )
+register(
+    StageKind(
+        name="dialogs",
+        help="Reads dialogs from files of any known form and from answered requests: checked, in one form, each once.",
+        settings="herdbook.posttrain.settings:DialogsSettings",
+        function="herdbook.posttrain.gather:gather",
+        takes={"requests": Takes("world", required=False, many=True, folder="requests")},
+        gives="dialogs",
+        either=("requests", "files"),
+        headline=("dialogs",),
+    )
+)
+register(
+    StageKind(
+        name="sft",
+        help="Fine-tunes a model on dialogs, of which only the answers are learnt; the result chats.",
+        settings="herdbook.posttrain.settings:SftSettings",
+        function="herdbook.posttrain.sft:sft",
+        takes={"model": Takes("model", argument="start"), "dialogs": Takes("dialogs", many=True, keyed=True)},
+        gives="model",
+        resumes=True,
+        keys_from={"mix": "dialogs", "times": "dialogs"},
+        headline=("tokens", "nats_per_token", "bits_per_byte"),
+    )
+)

@@ -13,9 +13,10 @@ ROWS = [
     {"model", "tokens", "corpus", "world"},
     {"train", "inference"},
     {"evaluate"},
-    {"pretrain"},
+    {"pretrain", "posttrain"},
 ]
 APART = {"model", "tokens", "corpus", "world"}
+STAGES_APART = {"pretrain", "posttrain"}
 TOP = len(ROWS)
 
 
@@ -47,4 +48,5 @@ def test_imports_point_down(path: Path) -> None:
     for other in imports(path) - {here}:
         assert row(other) <= row(here), f"{here} must not import {other}, which stands above it"
         assert not (here in APART and other in APART), f"{here} and {other} meet only through files and tensors"
+        assert not {here, other} <= STAGES_APART, f"{here} and {other} share what lies in train, tokens and evaluate"
         assert other != "world" or here == "stages", "only stages.py may import the world"

@@ -29,10 +29,11 @@ def anneal(settings: AnnealSettings, tokens: Path, start: Path, out: Path) -> di
     import torch
 
     from herdbook.console import log
-    from herdbook.pretrain.stages import export, nested
+    from herdbook.pretrain.stages import export
     from herdbook.tokens.shards import TokenSets
     from herdbook.train import average
     from herdbook.train.checkpoint import Checkpoints
+    from herdbook.train.metrics import nested
 
     sets = TokenSets.open(tokens)
     every, steps = average.evenly(settings.total_steps, settings.members, settings.average_over)

@@ -28,10 +28,11 @@ def extend(settings: ExtendSettings, tokens: Path, start: Path, questions: Path,
     from herdbook.console import log
     from herdbook.model.huggingface import read_config
     from herdbook.pretrain.gates import Before, Gate, short_pages
-    from herdbook.pretrain.stages import begin, bits_per_byte, export, nested
+    from herdbook.pretrain.stages import begin, bits_per_byte, export
     from herdbook.tokens.shards import TokenSets
     from herdbook.train.loop import train
     from herdbook.train.machine import prepare
+    from herdbook.train.metrics import nested
     from herdbook.train.objective import NextToken
     from herdbook.train.phased import PhasedBatches
     from herdbook.train.phases import Plan

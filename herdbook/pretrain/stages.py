@@ -39,6 +39,7 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     from herdbook.tokens.shards import TokenSets
     from herdbook.train.loop import train
     from herdbook.train.machine import prepare
+    from herdbook.train.metrics import nested
     from herdbook.train.objective import NextToken
     from herdbook.train.phased import PhasedBatches
     from herdbook.train.phases import Plan
@@ -255,16 +256,6 @@ def export(
         save_spread(parallel.ranks, model, folder, dtype=dtype, bos_id=sets.bos_id, eos_ids=[sets.eos_id])
         return
     save_model(model, folder, dtype=dtype, bos_id=sets.bos_id, eos_ids=[sets.eos_id])
-
-
-def nested(figures: dict[str, Any]) -> dict[str, Any]:
-    """`bits_per_byte/SET` moved into a mapping of its own, as entries' metrics are nested."""
-    flat = {key: value for key, value in figures.items() if "/" not in key}
-    for key, value in figures.items():
-        if "/" in key:
-            name, one = key.split("/", 1)
-            flat.setdefault(f"{name}_of", {})[one] = value
-    return flat
 
 
 def _passes(batches: PhasedBatches) -> dict[str, float]:

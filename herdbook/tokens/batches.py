@@ -21,6 +21,7 @@ from herdbook.tokens.rows import PACKINGS, BestFitRows, Rows, Span, shuffled
 from herdbook.tokens.shards import TokenSet, TokenSets
 
 NOT_COUNTED = -100
+PADDING = -1
 BLOCK = 4096
 GOLDEN = (math.sqrt(5) - 1) / 2
 Mix = Mapping[str, float]
@@ -33,7 +34,7 @@ class Batch:
 
     tokens: Tensor  # (B, T) int64; 0 where there is padding
     targets: Tensor  # (B, T) int64; -100 at a document's last token and where there is padding
-    document_ids: Tensor  # (B, T) int32, from 0 in each row; padding has an id of its own
+    document_ids: Tensor  # (B, T) int32, from 0 in each row; padding is -1
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -213,7 +214,7 @@ def assemble(rows: list[tuple[TokenSet, list[Span]]], length: int) -> Batch:
     """Rows of spans as tensors."""
     tokens = np.zeros((len(rows), length), np.int64)
     targets = np.full((len(rows), length), NOT_COUNTED, np.int64)
-    ids = np.zeros((len(rows), length), np.int32)
+    ids = np.full((len(rows), length), PADDING, np.int32)
     for row, (source, spans) in enumerate(rows):
         place = 0
         for number, span in enumerate(spans):
@@ -221,10 +222,12 @@ def assemble(rows: list[tuple[TokenSet, list[Span]]], length: int) -> Batch:
             # A piece that is not its document's last still predicts the next piece's first token.
             known = size if span.more else size - 1
             tokens[row, place : place + size] = source.tokens[span.start : span.end]
-            targets[row, place : place + known] = source.tokens[span.start + 1 : span.start + 1 + known]
+            following = slice(span.start + 1, span.start + 1 + known)
+            targets[row, place : place + known] = source.tokens[following]
+            if source.counted is not None:
+                targets[row, place : place + known][~source.counted[following]] = NOT_COUNTED
             ids[row, place : place + size] = number
             place += size
-        ids[row, place:] = len(spans)
     return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), torch.from_numpy(ids))
 
 

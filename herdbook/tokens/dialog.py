@@ -42,6 +42,9 @@ class DialogTokens:
     ids: list[int]
     answer: list[bool]
 
+    bytes: int = 0
+    """Text of the answers, in UTF-8."""
+
     def add(self, ids: list[int], answer: bool = False) -> None:
         """Append `ids`, all of them answer or none."""
         self.ids += ids
@@ -62,6 +65,7 @@ def encode_dialog(
         answer = role == "assistant"
         tokens.add(encode_header(tokenizer, role))
         tokens.add([*tokenizer.encode(content), special["<|eot_id|>"]], answer)
+        tokens.bytes += len(content.encode("utf-8", "surrogatepass")) if answer else 0
     if generation_prompt:
         tokens.add(encode_header(tokenizer, "assistant"))
     return tokens

@@ -29,6 +29,7 @@ class TokenSet:
     tokens: np.ndarray  # (N,) uint16 or uint32, memory-mapped
     offsets: np.ndarray  # (D + 1,) int64: document i is tokens[offsets[i]:offsets[i + 1]]
     bytes: np.ndarray  # (D,) int64: the length of the document's text in UTF-8
+    counted: np.ndarray | None = None  # (N,) bool: ids that are to be learnt, where not all are (answers of dialogs)
 
     def __len__(self) -> int:
         return len(self.bytes)

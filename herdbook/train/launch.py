@@ -35,8 +35,8 @@ GRACE_SECONDS = 120  # to write a checkpoint when asked to stop
 def launch(function: str, settings: Settings, parallel: ParallelSettings, **arguments: Any) -> dict[str, Any]:
     """What `function` ("module:name") returns on the first of `parallel.size` ranks, given settings and arguments.
 
-    `arguments` are paths; `out`, the stage's folder, is among them. Raises UserError when the machine has too few
-    devices, or when a rank did.
+    `arguments` are paths, or lists or mappings of them; `out`, the stage's folder, is among them. Raises UserError when
+    the machine has too few devices, or when a rank did.
     """
     import torch
 
@@ -55,7 +55,7 @@ def launch(function: str, settings: Settings, parallel: ParallelSettings, **argu
             "function": function,
             "settings_class": f"{kind.__module__}:{kind.__qualname__}",
             "settings": settings.model_dump(mode="json"),
-            "arguments": {key: None if value is None else str(value) for key, value in arguments.items()},
+            "arguments": {key: as_text(value) for key, value in arguments.items()},
             "machines": asdict(machines),
             "ranks": count,
             "restarts": parallel.restarts,
@@ -67,6 +67,24 @@ def launch(function: str, settings: Settings, parallel: ParallelSettings, **argu
             return run_groups(parallel, folder, job)
         write_json(folder / "job.json", job)
         return result(folder, _run(count, folder))
+
+
+def as_text(value: Any) -> Any:
+    """Paths, alone or in lists and mappings, as JSON can hold them; `as_paths` is the way back."""
+    if isinstance(value, dict):
+        return {key: as_text(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_text(item) for item in value]
+    return None if value is None else str(value)
+
+
+def as_paths(value: Any) -> Any:
+    """What `as_text` made text of."""
+    if isinstance(value, dict):
+        return {key: as_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_paths(item) for item in value]
+    return None if value is None else Path(value)
 
 
 def follow(out: Path, machines: Machines, done: Callable[[], bool]) -> None:

@@ -110,3 +110,13 @@ def read_whole(path: Path) -> list[dict[str, Any]]:
                     break
                 records.append(record)
     return records
+
+
+def nested(figures: dict[str, Any]) -> dict[str, Any]:
+    """`bits_per_byte/SET` moved into a mapping of its own, as entries' metrics are nested."""
+    flat = {key: value for key, value in figures.items() if "/" not in key}
+    for key, value in figures.items():
+        if "/" in key:
+            name, one = key.split("/", 1)
+            flat.setdefault(f"{name}_of", {})[one] = value
+    return flat

@@ -67,10 +67,24 @@ class NextToken:
         documents = Documents.from_ids(batch.document_ids)
         hidden = model.hidden(batch.tokens, documents)
         total, count = linear_cross_entropy(hidden.flatten(0, 1), model.head.weight, batch.targets.flatten())
+        worked = self.worked(batch, count)
         return Loss(
             total,
             count,
-            tokens=count,  # padding is no work done
-            flops=count * model.config.flops_per_token(documents.mean_attended),
-            full_flops=count * model.config.flops_per_token(batch.document_ids.shape[1]),
+            tokens=worked,
+            flops=worked * model.config.flops_per_token(documents.mean_attended),
+            full_flops=worked * model.config.flops_per_token(batch.document_ids.shape[1]),
         )
+
+    def worked(self, batch: Any, count: int) -> int:
+        """Tokens that the model worked through; padding is no work done."""
+        return count
+
+
+class AnswerTokens(NextToken):
+    """The same where only some tokens are targets (§4.1.3): what is read and not learnt is work too."""
+
+    def worked(self, batch: Any, count: int) -> int:
+        """Tokens of documents; of a row that ranks share, this rank's part of them."""
+        ids = batch.document_ids
+        return int((ids >= 0).sum()) * batch.tokens.numel() // ids.numel()

@@ -144,16 +144,20 @@ class TrainSettings(Settings):
     """Write TensorBoard events beside metrics.jsonl."""
 
     @model_validator(mode="after")
-    def _has_an_end(self) -> TrainSettings:
-        if (self.steps is None) == (self.tokens is None):
-            raise UserError(f"give either steps or tokens, not both or none (steps={self.steps}, tokens={self.tokens})")
+    def _can_be_run(self) -> TrainSettings:
+        self._check_end()
         if self.parallel.replica_groups > 1 and self.precision == "auto":
             raise UserError(
                 "precision=auto is decided by a trial, which replica groups that start apart may decide differently; "
                 "give precision=bf16 or fp32"
             )
-        Plan.of(self)  # phases out of order are told when the recipe is read
         return self
+
+    def _check_end(self) -> None:
+        """UserError unless the settings say where the run ends."""
+        if (self.steps is None) == (self.tokens is None):
+            raise UserError(f"give either steps or tokens, not both or none (steps={self.steps}, tokens={self.tokens})")
+        Plan.of(self)  # phases out of order are told when the recipe is read
 
     @property
     def total_steps(self) -> int:

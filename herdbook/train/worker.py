@@ -20,7 +20,7 @@ from herdbook import console
 from herdbook.files import read_json, write_json
 from herdbook.settings import UserError
 from herdbook.train import pulse, replicas, versions
-from herdbook.train.launch import mistakes
+from herdbook.train.launch import as_paths, mistakes
 from herdbook.train.machines import MEETING
 
 
@@ -54,8 +54,7 @@ def work(folder: Path) -> int:
         connect()
         settle(job, number, folder)
         settings = load(job["settings_class"]).model_validate(job["settings"])
-        arguments = {key: None if value is None else Path(value) for key, value in job["arguments"].items()}
-        result = load(job["function"])(settings, **arguments)
+        result = load(job["function"])(settings, **as_paths(job["arguments"]))
         told = [result]
         dist.broadcast_object_list(told, src=0)
         if os.environ["LOCAL_RANK"] == "0" and replicas.leads():
