@@ -86,7 +86,7 @@ def read_runs(path: Path) -> Runs:
         header, rows = list(reader.fieldnames or []), list(reader)
     if not rows:
         raise UserError(f"{path} holds no runs; it must be a CSV with a header row and a row per trained model")
-    known = {name: found for name, wanted in NAMES.items() if (found := _column(header, wanted))}
+    known = {name: column for name, wanted in NAMES.items() if (column := _column(header, wanted))}
     values = {name: _numbers(path, rows, column) for name, column in known.items()}
     if "flops" in values:
         for name, other in (("parameters", "tokens"), ("tokens", "parameters")):
@@ -103,8 +103,7 @@ def read_runs(path: Path) -> Runs:
             except (TypeError, ValueError):
                 continue
     flops = values.get("flops")
-    found = make_runs(values["parameters"], values["tokens"], values["loss"], flops, str(path))
-    return Runs(found.parameters, found.tokens, found.loss, found.flops, more)
+    return make_runs(values["parameters"], values["tokens"], values["loss"], flops, str(path), **more)
 
 
 def _column(header: list[str], wanted: tuple[str, ...]) -> str | None:
