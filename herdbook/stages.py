@@ -323,3 +323,18 @@ register(
         headline=("tokens", "nats_per_token", "bits_per_byte"),
     )
 )
+register(
+    StageKind(
+        name="select",
+        help="Measures dialogs (topic, quality, difficulty, likeness), chooses by what was measured, and mixes them.",
+        settings="herdbook.posttrain.select_settings:SelectSettings",
+        function="herdbook.posttrain.select:select",
+        takes={
+            "dialogs": Takes("dialogs", many=True, keyed=True),
+            "model": Takes("model", required=False),
+        },
+        gives="dialogs",
+        resumes=True,
+        headline=("dialogs", "funnel.*"),
+    )
+)
