@@ -152,7 +152,7 @@ def check_inputs(
             inputs[key] = tuple(good)
     for key, takes in kind.takes.items():
         if takes.required and key not in given.value:
-            able = [other for other, held in kinds.items() if held.gives == takes.gives and other != name]
+            able = [other for other, held in kinds.items() if held.can_give(takes.gives) and other != name]
             told = f"; {', '.join(able)} can" if able else f", and no stage here gives {takes.gives}"
             problems.append(node.problem(f"stage {name!r} must be fed {key!r} by 'from'{told}"))
     return inputs
@@ -190,7 +190,7 @@ def _can_feed(
     problems: list[Problem],
 ) -> bool:
     at = f"{name}.from.{key}"
-    able = [other for other, kind in kinds.items() if kind.gives == takes.gives and other != name]
+    able = [other for other, kind in kinds.items() if kind.can_give(takes.gives) and other != name]
     if feeder not in raw:
         problems.append(where.problem(f"{at}: there is no stage {feeder!r}{schema.suggest(feeder, able or raw)}"))
     elif feeder == name:
@@ -201,7 +201,7 @@ def _can_feed(
             f"in a circle ({circle})" if circle else f"by {feeder!r}, which comes after it; write {feeder!r} above it"
         )
         problems.append(where.problem(f"{at}: stage {name!r} is fed {told}"))
-    elif feeder in kinds and kinds[feeder].gives != takes.gives:
+    elif feeder in kinds and not kinds[feeder].can_give(takes.gives):
         gives = kinds[feeder].gives
         told = f"; {', '.join(able)} can" if able else ""
         problems.append(where.problem(f"{at} takes {takes.gives}, and {feeder!r} gives {gives}{told}"))

@@ -51,6 +51,9 @@ class StageKind:
     expand: str = ""
     """Instead of a function: `expand(name, settings, inputs)` returns the ordinary stages it becomes (`Step`s)."""
 
+    also: tuple[str, ...] = ()
+    """What else its entry holds, each in a folder of that name: it can feed stages that take these."""
+
     resumes: bool = False
     """Whether the function goes on from what a killed run left in `out`; others start with an empty folder."""
 
@@ -62,6 +65,10 @@ class StageKind:
 
     headline: tuple[str, ...] = ()
     """Dotted patterns of the metrics that `herdbook show` prints for an entry."""
+
+    def can_give(self, wanted: str) -> bool:
+        """Whether an entry of this kind holds what a stage takes."""
+        return wanted == self.gives or wanted in self.also
 
     def settings_class(self) -> type[Settings]:
         """The class of this kind's settings (imports its module)."""
@@ -98,6 +105,7 @@ register(
         settings="herdbook.world.settings:WorldSettings",
         function="herdbook.world.crawl:write_world",
         gives="world",
+        also=("requests", "dialogs"),
         headline=("pages", "articles"),
     )
 )

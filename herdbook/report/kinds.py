@@ -33,7 +33,7 @@ def one_kind(kind: StageKind) -> list[str]:
     """A kind's inputs and settings: name, type, default and help of each."""
     lines = [
         f"{kind.name}: {kind.help}",
-        f"gives {kind.gives}" + _how(kind),
+        f"gives {', '.join((kind.gives, *kind.also))}" + _how(kind),
     ]
     for name, takes in kind.takes.items():
         need = "" if takes.required else ", may be left out"

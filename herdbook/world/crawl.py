@@ -22,10 +22,12 @@ from typing import Any, BinaryIO
 from herdbook.console import progress
 from herdbook.world.article import Article, Block
 from herdbook.world.defects import EXPECTED, cut_characters, misdeclare
+from herdbook.world.facts import make_register
 from herdbook.world.html import hash_text
 from herdbook.world.library import articles
 from herdbook.world.pages import Page, Planner
 from herdbook.world.questions import write_questions
+from herdbook.world.requests import write_requests
 from herdbook.world.settings import WorldSettings
 from herdbook.world.sites import Frame, Site, make_site, menu_html, page_html
 
@@ -263,9 +265,9 @@ def write_truth(pages: Sequence[Page], path: Path) -> None:
 
 
 def write_world(settings: WorldSettings, out: Path) -> dict[str, Any]:
-    """Write `crawl.warc.gz`, `truth.parquet` and `questions/*.jsonl` into the folder `out`.
+    """Write `crawl.warc.gz`, `truth.parquet`, `questions/*.jsonl`, `requests/*.jsonl` and `dialogs/*.jsonl` into `out`.
 
-    Gives numbers of pages, characters of clean text of pages to keep, pages of each defect, and questions of each file.
+    Gives numbers of pages, characters of clean text of pages to keep, pages of each defect, and rows of each file.
     """
     found: list[Article] = []
     with progress("world: write articles", None, "articles") as bar:
@@ -281,6 +283,7 @@ def write_world(settings: WorldSettings, out: Path) -> dict[str, Any]:
     write_truth(pages, out / "truth.parquet")
     (out / "questions").mkdir(exist_ok=True)
     questions = write_questions(settings, out / "questions")
+    requests = write_requests(settings, make_register(settings), out)
     counts = Counter(page.defect for page in pages if page.defect)
     return {
         "pages": len(pages),
@@ -289,4 +292,5 @@ def write_world(settings: WorldSettings, out: Path) -> dict[str, Any]:
         "characters": sum(len(page.article.clean_text()) for page in pages if EXPECTED[page.defect] == "kept"),
         "defects": {kind: counts[kind] for kind in EXPECTED if kind},
         "questions": questions,
+        "requests": requests,
     }

@@ -71,6 +71,12 @@ class WorldSettings(Settings):
     questions: float = Field(1.0, gt=0, le=1)
     """Share of the full number of questions that is written (about 2,500 in seven files)."""
 
+    requests: float = Field(1.0, gt=0, le=1)
+    """Share of the full number of requests for chat models that is written (about 5,500 to train on, 2,400 to test)."""
+
+    written: float = Field(default=0.5, ge=0, le=1)
+    """Share of the training requests that comes with a dialog, as if a person had written the answer."""
+
     defects: DefectSettings = DefectSettings()
     """How many pages have something wrong with them, by kind."""
 
@@ -89,5 +95,5 @@ class WorldSettings(Settings):
         return cls(
             seed=seed, people=6, places=6, animals=6, language_facts=6, language_problems=20, problems=120,
             math_articles=4, quizzes=3, programs=40, short_chronicles=12, long_chronicles=1,
-            questions=0.1,
+            questions=0.1, requests=0.05,
         )  # fmt: skip
