@@ -127,7 +127,7 @@ def _from_sharegpt(message: Any) -> Any:
 def encode(tokenizer: Tokenizer, dialog: Dialog, last_only: bool = False) -> DialogTokens:
     """The dialog's tokens; with `last_only` only its last answer counts. UserError names the row."""
     try:
-        tokens = encode_dialog(tokenizer, dialog.messages)
+        tokens = encode_dialog(tokenizer, dialog.messages, tools=dialog.tools)
     except UserError as error:
         raise UserError(f"{dialog.where}: {error}") from None
     if last_only:

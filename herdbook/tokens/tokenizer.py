@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from herdbook.files import write_text
 from herdbook.settings import UserError
@@ -163,11 +163,11 @@ class Tokenizer:
             raise ValueError(f"id {wrong} is outside this vocabulary of {self.vocab_size}")
         return self.encoding.decode_bytes(ids)
 
-    def chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """The prompt for the assistant's next turn, in Llama 3's chat format (see `dialog`)."""
+    def chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
+        """The prompt for the assistant's next turn, in Llama 3's chat format, `tools` told (see `dialog`)."""
         from herdbook.tokens.dialog import encode_dialog
 
-        return encode_dialog(self, messages, generation_prompt=True).ids
+        return encode_dialog(self, messages, generation_prompt=True, tools=tools).ids
 
 
 def check_table(ranks: dict[bytes, int], specials: list[str]) -> None:

@@ -14,7 +14,7 @@ from herdbook.inference.engine import Sampling
 from herdbook.inference.server.bodies import ChatBody
 from herdbook.inference.server.chats import ChatReply
 from herdbook.inference.server.service import Ask, Ticket, Update
-from herdbook.inference.tools import Call, call_text, calls_schema, read_calls, with_tools
+from herdbook.tokens.tools import Call, call_text, calls_schema, read_calls, with_tools
 from tests.support.servers import TOKENIZER, Running, chat_engine
 
 PLACE = {
@@ -139,7 +139,7 @@ def test_a_dialog_goes_on_after_a_call(server: Running) -> None:
     tokens = server.ask("/tokenize", {"messages": dumped, "tools": [PLACE]})[2]["tokens"]
     text = TOKENIZER.decode(tokens)
     written = call_text([Call("weather", json.loads(call.function.arguments))])
-    assert f"assistant<|end_header_id|>\n\n{written}<|eot_id|>" in text
+    assert f"assistant<|end_header_id|>\n\n{written}<|eom_id|>" in text
     assert '<|start_header_id|>ipython<|end_header_id|>\n\n{"sun": true}<|eot_id|>' in text
     second = client.chat.completions.create(model="talker", messages=messages, tools=[PLACE], max_tokens=5)
     assert second.usage.prompt_tokens == len(tokens)

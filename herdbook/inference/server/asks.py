@@ -15,9 +15,9 @@ from herdbook.inference.server.errors import ApiError, wrong
 from herdbook.inference.server.herd import Served
 from herdbook.inference.server.service import Ask
 from herdbook.inference.server.settings import ServeSettings
-from herdbook.inference.tools import Call, call_text, calls_schema, with_tools
 from herdbook.settings import UserError
 from herdbook.tokens.tokenizer import END_OF_MESSAGE
+from herdbook.tokens.tools import calls_schema
 
 COMPLETION_TOKENS = 16  # OpenAI's default
 
@@ -81,33 +81,12 @@ def completion_prompts(body: CompletionBody, served: Served) -> list[list[int]]:
 
 def chat_prompt(served: Served, messages: Sequence[Message], tools: Sequence[Tool] | None) -> list[int]:
     """A dialog as tokens, with the assistant's header at its end."""
-    flat = [{"role": role_of(message), "content": content_of(message)} for message in messages]
+    given = [message.model_dump(include={"role", "content", "tool_calls"}, exclude_none=True) for message in messages]
     told = [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools or ()]
     try:
-        return served.engine.tokenizer.chat(with_tools(flat, told))
+        return served.engine.tokenizer.chat(given, told)
     except UserError as error:
         raise wrong(str(error), "messages") from None
-
-
-def role_of(message: Message) -> str:
-    """The role as our chat format knows it."""
-    return "system" if message.role == "developer" else message.role
-
-
-def content_of(message: Message) -> str:
-    """A message's text; of an assistant that called functions, its calls as it wrote them."""
-    if not message.tool_calls:
-        return message.text
-    calls = []
-    for call in message.tool_calls:
-        try:
-            arguments = json.loads(call.function.arguments or "{}")
-        except (ValueError, RecursionError):
-            arguments = None
-        if not isinstance(arguments, dict):
-            raise wrong(f"the arguments of the call {call.function.name!r:.80} are no JSON object", "messages")
-        calls.append(Call(call.function.name, arguments))
-    return call_text(calls)
 
 
 def check_tokens(tokens: Sequence[int], served: Served) -> None:

@@ -10,8 +10,8 @@ from herdbook.inference.request import TokenLogprob
 from herdbook.inference.server.answers import Reply, finite, token_name
 from herdbook.inference.server.bodies import ChatBody
 from herdbook.inference.server.service import Ticket, Update
-from herdbook.inference.tools import Call, may_be_call, read_calls
 from herdbook.tokens.tokenizer import Tokenizer
+from herdbook.tokens.tools import Call, may_be_call, read_calls
 
 
 class ChatReply(Reply):

@@ -1,7 +1,7 @@
 """Tools in the Llama 3 format (§4.3.5): how functions are told to a model, and how its calls are read.
 
 Functions stand as JSON in the first user message, a call is an answer `{"name": …, "parameters": {…}}` (several with
-`; ` between them), and what a call gave comes back under the role `ipython`.
+`; ` between them) that ends with `<|eom_id|>`, and what a call gave comes back under the role `ipython`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from herdbook.settings import UserError
 
 ENVIRONMENT = "Environment: ipython"
 # The words that Llama 3.1 was taught with; another wording would be another prompt.
@@ -30,10 +32,10 @@ class Call:
 
 def with_tools(
     messages: Sequence[dict[str, str]],  # role, content
-    tools: Sequence[dict[str, Any]],  # OpenAI's: type, function {name, description, parameters}
+    tools: Sequence[dict[str, Any]] | None,  # OpenAI's: type, function {name, description, parameters}
 ) -> list[dict[str, str]]:
     """The dialog with the functions told: the environment in the system message, the functions before the first user's
-    words (or in the system message when no user has spoken)."""
+    words (or in the system message when no user has spoken). Further keys of messages stay."""
     if not tools:
         return list(messages)
     told = ASK + "".join(json.dumps(tool, indent=4, ensure_ascii=False) + "\n\n" for tool in tools)
@@ -44,7 +46,7 @@ def with_tools(
     if first is None:
         head = f"{head}\n\n{told}".strip()
     else:
-        rest[first] = {"role": "user", "content": told + rest[first]["content"]}
+        rest[first] = {**rest[first], "content": told + rest[first]["content"]}
     return [{"role": "system", "content": f"{ENVIRONMENT}\n\n{head}".strip()}, *rest]
 
 
@@ -53,6 +55,38 @@ def call_text(calls: Iterable[Call]) -> str:
     return "; ".join(
         json.dumps({"name": call.name, "parameters": call.arguments}, ensure_ascii=False) for call in calls
     )
+
+
+def given_calls(tool_calls: Any) -> list[Call]:
+    """A message's `tool_calls` as OpenAI has them (`function` with `name` and `arguments`, an object or its JSON text),
+    or flat; UserError for anything else."""
+    if not isinstance(tool_calls, list | tuple):
+        raise UserError(f"tool_calls is {tool_calls!r:.60}; it must be a list of calls")
+    calls = []
+    for given in tool_calls:
+        function = given.get("function", given) if isinstance(given, dict) else given
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise UserError(f"the call {given!r:.80} has no function with a name")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments or "{}")
+            except (ValueError, RecursionError):
+                arguments = None
+        if not isinstance(arguments, dict):
+            raise UserError(f"the arguments of the call {function['name']!r:.80} are no JSON object")
+        calls.append(Call(function["name"], arguments))
+    return calls
+
+
+def answer_message(text: str, tools: Sequence[dict[str, Any]] | None) -> dict[str, Any]:
+    """What a model wrote as the assistant's message: with `tool_calls` when it calls some of `tools`, else words."""
+    names = {tool.get("function", tool).get("name") for tool in tools or ()}
+    calls = read_calls(text, names) if names else None
+    if not calls:
+        return {"role": "assistant", "content": text}
+    written = [{"type": "function", "function": {"name": one.name, "arguments": one.arguments}} for one in calls]
+    return {"role": "assistant", "content": None, "tool_calls": written}
 
 
 def may_be_call(text: str) -> bool:
