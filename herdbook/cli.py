@@ -49,6 +49,9 @@ app = typer.Typer(
 )
 
 DEFAULT_BOOK = Path("book")
+TensorOption = Annotated[int | None, typer.Option("--tensor-parallel", help="Processes that share each matrix.")]
+StagesOption = Annotated[int | None, typer.Option("--pipeline-parallel", help="Processes that share the layers.")]
+PartsOption = Annotated[int | None, typer.Option("--micro-batches", help="Parts of a batch for a pipeline's stages.")]
 BookOption = Annotated[
     Path, typer.Option("--book", envvar="HERDBOOK_BOOK", help="The book: the folder of finished stages.")
 ]
@@ -209,12 +212,24 @@ def chat(
     system: Annotated[str | None, typer.Option(help="What the model is told before the dialog.")] = None,
     mode: Annotated[str | None, typer.Option(help="chat, raw (goes on with the text), or auto.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes a conversation repeatable.")] = None,
+    tensor_parallel: TensorOption = None,
+    pipeline_parallel: StagesOption = None,
 ) -> None:
     """Talk to a model in the terminal."""
     from herdbook.book import Book
     from herdbook.models import talk
 
-    talk(model, Book(book), temperature=temperature, max_tokens=max_tokens, system=system, mode=mode, seed=seed)
+    talk(
+        model,
+        Book(book),
+        temperature=temperature,
+        max_tokens=max_tokens,
+        system=system,
+        mode=mode,
+        seed=seed,
+        tensor_parallel=tensor_parallel,
+        pipeline_parallel=pipeline_parallel,
+    )
 
 
 @app.command()
@@ -236,6 +251,9 @@ def serve(
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of a CPU's matrix products.")] = None,
     guess: Annotated[str | None, typer.Option(help="no, or ngrams: several tokens a step.")] = None,
+    tensor_parallel: TensorOption = None,
+    pipeline_parallel: StagesOption = None,
+    micro_batches: PartsOption = None,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Write a log line per request.")] = False,
 ) -> None:
     """Serve models over HTTP as OpenAI's interface has it, with a chat page."""
@@ -258,6 +276,9 @@ def serve(
         dtype=dtype,
         threads=threads,
         guess=guess,
+        tensor_parallel=tensor_parallel,
+        pipeline_parallel=pipeline_parallel,
+        micro_batches=micro_batches,
         log_requests=log_requests,
     )
 
@@ -270,6 +291,9 @@ def evaluate(
     ] = "",
     data: Annotated[Path | None, typer.Option(help="Folder of question files; a book's model has its world's.")] = None,
     limit: Annotated[int | None, typer.Option(help="Most questions per task.")] = None,
+    tensor_parallel: TensorOption = None,
+    pipeline_parallel: StagesOption = None,
+    micro_batches: PartsOption = None,
     book: BookOption = DEFAULT_BOOK,
 ) -> None:
     """Examine a model and print its figures with 95 % intervals."""
@@ -279,7 +303,12 @@ def evaluate(
 
     kept = Book(book)
     names = [name.strip() for name in tasks.split(",") if name.strip()]
-    lines, entry = examine(model, kept, tasks=names, data=data, limit=limit)
+    layout = {
+        "tensor_parallel": tensor_parallel,
+        "pipeline_parallel": pipeline_parallel,
+        "micro_batches": micro_batches,
+    }
+    lines, entry = examine(model, kept, tasks=names, data=data, limit=limit, **layout)
     show(lines)
     if entry:
         show([f"kept as {entry.name}: {kept.folder_of(entry)}"])

@@ -20,6 +20,8 @@ from herdbook.settings import Settings, UserError
 from herdbook.stages import KINDS, load
 
 EXAM = "evaluate"
+LAYOUT = ("tensor_parallel", "pipeline_parallel", "micro_batches")
+"""Options that together are one setting, `layout`."""
 
 
 def find_model(name: str, book: Book) -> tuple[Path, Entry | None]:
@@ -41,7 +43,11 @@ def talk(name: str, book: Book, **given: Any) -> None:
     """Lead a conversation with a model in the terminal; `given` are its settings (`ChatSettings`)."""
     folder, _ = find_model(name, book)
     settings = make_settings(load("herdbook.inference.chat:ChatSettings"), given)
-    load("herdbook.inference.chat:chat")(load("herdbook.inference.engine:Engine").load(folder), settings)
+    engine = load("herdbook.inference.engine:Engine").load(folder, layout=settings.layout)
+    try:
+        load("herdbook.inference.chat:chat")(engine, settings)
+    finally:
+        engine.close()
 
 
 def serve(models: Sequence[str], book: Book, **given: Any) -> None:
@@ -62,6 +68,8 @@ def examine(name: str, book: Book, **given: Any) -> tuple[list[str], Entry | Non
     kind = KINDS[EXAM]
     folder, model = find_model(name, book)
     settings = make_settings(kind.settings_class(), given)
+    if load("herdbook.inference.ranks:follows")(settings.layout):  # the first rank alone reads and writes the book
+        load("herdbook.inference.ranks:load_spread")(folder, settings.layout, settings.device)
     if model is None:
         metrics = load("herdbook.evaluate.run:evaluate_folder")(folder, **dict(settings))
         return load("herdbook.evaluate.table:results_table")(metrics).splitlines(), None
@@ -88,10 +96,12 @@ def ancestors(entry: Entry, book: Book) -> Iterator[Entry]:
                     left.append(found)
 
 
-def make_settings(wanted: type[Settings], given: dict[str, Any]) -> Settings:
+def make_settings(wanted: type[Settings], given: dict[str, Any]) -> Any:
     """Settings from options of the command line (None was not given); UserError tells every mistake in them."""
     problems: list[Problem] = []
     values = {key: value for key, value in given.items() if value is not None}
+    if layout := {key: values.pop(key) for key in LAYOUT if key in values}:
+        values["layout"] = layout
     node = parse_value(json.dumps(values, default=str), "command line", problems)  # JSON is YAML
     assert node is not None
     settings = validate("option", node, node.bare(), wanted, "this command", problems)

@@ -62,7 +62,10 @@ def evaluate(
     if settings.samples > 1 and settings.temperature == 0:
         raise UserError(f"samples is {settings.samples}, but at temperature 0 all are the same; raise temperature")
     candidate = Candidate(load_engine(model_folder(model), settings), settings)
-    return examine(candidate, papers, tokens, out, str(model))
+    try:
+        return examine(candidate, papers, tokens, out, str(model))
+    finally:
+        candidate.engine.close()
 
 
 def evaluate_folder(
@@ -108,7 +111,7 @@ def load_engine(folder: Path, settings: EvaluateSettings) -> Any:
     """The inference engine with the model of a folder."""
     from herdbook.inference.engine import Engine
 
-    return Engine.load(folder, device=settings.device, rows=settings.batch)
+    return Engine.load(folder, device=settings.device, rows=settings.batch, layout=settings.layout)
 
 
 def set_papers(settings: EvaluateSettings, folder: Path | None, tokens: Path | None) -> list[Paper]:

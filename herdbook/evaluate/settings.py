@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from herdbook.evaluate.sandbox import SandboxSettings
 from herdbook.evaluate.tasks import find_task
+from herdbook.inference.layout import Layout
 from herdbook.settings import InputPath, Settings
 
 
@@ -42,6 +43,9 @@ class EvaluateSettings(Settings):
 
     device: str | None = None
     """Where the model runs, such as cpu or cuda; empty for the engine's choice."""
+
+    layout: Layout = Layout()
+    """How the model lies over several processes."""
 
     needle_lengths: tuple[int, ...] = ()
     """Windows a needle is hidden in, tokens, prompt and answer together; empty for 1/4, 1/2 and all of the model's."""

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from herdbook.inference.engine import Engine
+from herdbook.inference.layout import Layout
 from herdbook.inference.sampler import Sampling
 from herdbook.settings import Settings, UserError
 
@@ -45,6 +46,9 @@ class ChatSettings(Settings):
 
     seed: int | None = None
     """Makes a conversation repeatable; drawn from the clock when not given."""
+
+    layout: Layout = Layout()
+    """How the model lies over several processes."""
 
 
 def write_out(text: str) -> None:

@@ -18,8 +18,11 @@ from torch import Tensor
 from herdbook.files import read_json
 from herdbook.inference.decode import Batch, Eager, Runner
 from herdbook.inference.graphs import Graphs
+from herdbook.inference.layout import Layout
 from herdbook.inference.logprobs import LOGITS, token_logprobs
 from herdbook.inference.native import Compile, Native, native_runner
+from herdbook.inference.parallel import SpreadModel, SpreadRunner
+from herdbook.inference.ranks import load_spread
 from herdbook.inference.request import Completion, Request, TokenLogprob, check_prompt
 from herdbook.inference.sampler import Sampler, Sampling, request_key
 from herdbook.inference.scheduler import Load, Scheduler
@@ -62,13 +65,18 @@ class Engine:
         self.row_tokens = row_tokens or (4096 if on_cpu else 32_768)
         dtype, config = model.embedding.weight.dtype, model.config
         most = rows * -(-config.max_length // BLOCK)
-        held = (cache_bytes or ((1 if on_cpu else 16) << 30)) // KVPool.block_bytes(config, dtype)
+        spread = model if isinstance(model, SpreadModel) else None
+        block_bytes = spread.block_bytes() if spread else KVPool.block_bytes(config, dtype)
+        held = (cache_bytes or ((1 if on_cpu else 16) << 30)) // block_bytes
         blocks = blocks or max(1, min(most, held))
         self.limit = min(config.max_length, blocks * BLOCK)
         """Most tokens of prompt and answer together: the model's context, or the whole cache if that is smaller."""
         self.scheduler = Scheduler(blocks, BLOCK, rows, step_tokens or (1024 if on_cpu else 8192), config.max_length)
-        # On a GPU one block more, which the scheduler never gives out: see `Graphs`.
-        self.pool = KVPool(config, blocks if on_cpu else blocks + 1, dtype=dtype, device=self.device)
+        if spread:
+            self.pool = spread.lay_pool(blocks)
+        else:
+            # On a GPU one block more, which the scheduler never gives out: see `Graphs`.
+            self.pool = KVPool(config, blocks if on_cpu else blocks + 1, dtype=dtype, device=self.device)
         self.runner = self._runner(compile)
         self.compiled_draw = self.runner.draw if isinstance(self.runner, Native) else None
         self.drawers: list[Request] = []  # whose settings `sampler` holds
@@ -84,11 +92,13 @@ class Engine:
         dtype: torch.dtype | None = None,
         rows: int = 64,
         compile: Compile = "auto",
+        layout: Layout | None = None,
     ) -> Engine:
         """The model of a folder: Hugging Face's layout, Meta's, or a model entry of the book.
 
         `device`: an accelerator when there is one. `dtype`: as stored, but float32 on a CPU without bfloat16 units.
-        What is quantised in the folder stays so in memory.
+        What is quantised in the folder stays so in memory. `layout`: on how many ranks it lies; they are started, and
+        end with `close`.
         """
         folder = Path(folder)
         if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
@@ -100,12 +110,18 @@ class Engine:
             return cls(
                 load_meta(folder, dtype=dtype, device=device), Tokenizer.load(folder), rows=rows, compile=compile
             )
-        model = load_model(folder, dtype=dtype, device=device, rounded=True)
         tokenizer = Tokenizer.load(folder)
+        model: Transformer
+        if layout is not None and layout.ranks > 1:
+            model = load_spread(folder, layout, device, dtype)
+        else:
+            model = load_model(folder, dtype=dtype, device=device, rounded=True)
         return cls(model, tokenizer, read_stop_ids(folder) or [tokenizer.eos_id], rows=rows, compile=compile)
 
     def _runner(self, compile: Compile) -> Runner:
         """The fastest way to run the model here."""
+        if isinstance(self.model, SpreadModel):
+            return SpreadRunner(self.model)
         if self.device.type == "cuda" and compile != "no" and not self.model.config.experts:
             return Graphs(self.model, self.pool, self.rows)
         return native_runner(self.model, self.pool, compile) or Eager(self.model, self.pool)
@@ -141,6 +157,11 @@ class Engine:
         """Take a request out; its blocks are free at once. One that has ended is left as it is."""
         if request.finish is None:
             self.scheduler.drop(request)
+
+    def close(self) -> None:
+        """End the other ranks of a model that lies on several; the engine works no more then."""
+        if isinstance(self.model, SpreadModel):
+            self.model.close()
 
     def step(self) -> list[Request]:
         """Run the model once over all requests that can go on.

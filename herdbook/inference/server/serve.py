@@ -19,6 +19,7 @@ import uvicorn
 
 from herdbook import console
 from herdbook.inference.engine import Engine
+from herdbook.inference.ranks import follows
 from herdbook.inference.server.app import PAGE, make_app
 from herdbook.inference.server.herd import Herd, Served
 from herdbook.inference.server.service import Service
@@ -81,6 +82,13 @@ def serve(sources: Sequence[Source], settings: ServeSettings) -> None:
     """Serve these models until a signal; UserError when the address cannot be listened on."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    if settings.layout.ranks > 1 and len(sources) > 1:
+        names = ", ".join(source.name for source in sources)
+        raise UserError(
+            f"a model on several ranks is served alone, and {names} were named; serve each by its own command"
+        )
+    if follows(settings.layout):
+        load(sources[0], settings)  # to the first rank's end; it alone listens
     with listen(settings) as listening:
         herd = Herd([load(source, settings) for source in sources])
         gate = make_app(herd, settings)
@@ -95,6 +103,8 @@ def serve(sources: Sequence[Source], settings: ServeSettings) -> None:
             Server(gate, settings, service).run(sockets=[listening])
         finally:
             service.stop()
+            for served in herd.models:
+                served.engine.close()
 
 
 def listen(settings: ServeSettings) -> socket.socket:
@@ -110,6 +120,8 @@ def listen(settings: ServeSettings) -> socket.socket:
 def load(source: Source, settings: ServeSettings) -> Served:
     """Load one model."""
     kind = SpeculativeEngine if settings.guess == "ngrams" else Engine
-    engine = kind.load(source.folder, device=settings.device, dtype=DTYPES[settings.dtype], rows=settings.rows)
+    engine = kind.load(
+        source.folder, device=settings.device, dtype=DTYPES[settings.dtype], rows=settings.rows, layout=settings.layout
+    )
     created = int(source.folder.stat().st_mtime)
     return Served(source.name, engine, source.lineage, source.aliases, created)

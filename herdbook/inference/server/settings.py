@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
+from herdbook.inference.layout import Layout
 from herdbook.settings import Settings
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -52,6 +53,9 @@ class ServeSettings(Settings):
 
     guess: Literal["no", "ngrams"] = "no"
     """ngrams: draw several tokens a step where a text repeats itself; answers stay the same."""
+
+    layout: Layout = Layout()
+    """How the model lies over several processes."""
 
     log_requests: bool = False
     """Whether to write one log line per request."""
