@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from herdbook.console import log
 from herdbook.inference.decode import Batch
+from herdbook.inference.pages import prefer_large_pages
 from herdbook.model.cache import KVPool
 from herdbook.model.feed_forward import FeedForward
 from herdbook.model.rounded import Int4Linear, Int8Linear
@@ -112,6 +113,8 @@ class Native:
             )
         )
         self.cosine = self.sine = torch.empty(0)
+        prefer_large_pages(self.held, written=True)
+        prefer_large_pages([pool.keys, pool.values], written=False)
 
     def _matrix(self, module: nn.Module) -> _Matrix:
         """Where a module's weights lie, and their scales where they are rounded."""

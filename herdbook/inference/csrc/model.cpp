@@ -40,11 +40,12 @@ struct Runner {
     virtual void head(const float* hidden, long count, float* logits, int threads) = 0;
 };
 
-// Neighbouring new tokens of one sequence, which attend together.
+// What attends together: neighbouring new tokens of one sequence, and neighbouring key heads, each with the query heads
+// that share it.
 struct Tile {
-    long first, count;
+    long first, count, group, groups;
 };
-constexpr long ROWS_AT_ONCE = 16;  // queries of a tile that share a key head, and so keys and values at hand
+constexpr long ROWS_AT_ONCE = 16;  // queries that go through the cache together
 
 template <class T>
 struct Model : Runner {
@@ -55,7 +56,7 @@ struct Model : Runner {
 
     // What passes between the parts, each (N, width).
     std::vector<float> x, query, key, value, gate, up;
-    std::vector<Input<T>> normed, mixed, inner;
+    Rows<Input<T>> normed, mixed, inner;
     std::vector<int32_t> owner, place;  // (N,) each token's sequence, and its place in it
     std::vector<Tile> tiles;
 
@@ -82,59 +83,93 @@ struct Model : Runner {
         }
     }
 
-    // Where row r of a tile's queries of key head `group` lies in `query` and `mixed`: token after token, each with the
-    // heads that share the key head.
-    long row_at(const Tile& tile, long group, long r) const {
-        const long share = s.heads / s.kv_heads;
-        return ((tile.first + r / share) * s.heads + group * share + r % share) * s.head_width;
+    // Where row r of a tile's queries lies: key head after key head, token after token, each with the heads that share
+    // the key head.
+    struct Row {
+        long token, head, group;
+    };
+    Row row_at(const Tile& tile, long r) const {
+        const long share = s.heads / s.kv_heads, group = tile.group + r / (tile.count * share);
+        const long within = r % (tile.count * share);
+        return {tile.first + within / share, group * share + within % share, group};
+    }
+
+    // New tokens of a sequence in tiles. Few tokens take several key heads at once, whose keys lie side by side, so
+    // that the cache is read in long pieces; but no fewer tiles than keep all threads at work.
+    void cut_tiles(const Batch& b, long threads) {
+        owner.clear(), place.clear(), tiles.clear();
+        const long share = s.heads / s.kv_heads, most = std::max<long>(1, ROWS_AT_ONCE / share);
+        long pieces = 1;
+        while (pieces < s.kv_heads && b.sequences * pieces % threads && b.sequences * pieces < 4 * threads) ++pieces;
+        const long widest = (s.kv_heads + pieces - 1) / pieces;
+        for (long r = 0; r < b.sequences; ++r)
+            for (long i = 0; i < b.counts[r]; ++i) {
+                const long count = std::min(most, b.counts[r] - i);
+                const long groups = std::max<long>(1, std::min(widest, ROWS_AT_ONCE / (count * share)));
+                for (long g = 0; i % most == 0 && g < s.kv_heads; g += groups)
+                    tiles.push_back({long(owner.size()), count, g, std::min(groups, s.kv_heads - g)});
+                owner.push_back(r), place.push_back(b.pasts[r] + i);
+            }
+    }
+
+    // Asks for a block of keys or values of neighbouring key heads.
+    void ask_for_block(const T* block, long groups, long places) const {
+        const long bytes = groups * s.head_width * sizeof(T), step = s.kv_heads * s.head_width;
+        for (long p = 0; p < places; ++p, block += step)
+            for (long i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(block) + i, 0, 2);
     }
 
     // The queries of a tile, each over all places of its sequence up to itself. Some rows at once go through the cache
     // block by block, so that a long past comes from memory once for all of them.
-    void attend(const Batch& b, long layer, const Tile& tile, long group, std::vector<float>& scores) {
-        const long rows = tile.count * (s.heads / s.kv_heads);
+    void attend(const Batch& b, long layer, const Tile& tile, std::vector<float>& scores) {
+        const long rows = tile.groups * tile.count * (s.heads / s.kv_heads);
         for (long from = 0; from < rows; from += ROWS_AT_ONCE)
-            attend_rows(b, layer, tile, group, from, std::min(rows, from + ROWS_AT_ONCE), scores);
+            attend_rows(b, layer, tile, from, std::min(rows, from + ROWS_AT_ONCE), scores);
     }
 
-    void attend_rows(const Batch& b, long layer, const Tile& tile, long group, long from, long to,
-                     std::vector<float>& scores) {
-        const long width = s.head_width, share = s.heads / s.kv_heads, step = s.kv_heads * width;
+    void attend_rows(const Batch& b, long layer, const Tile& tile, long from, long to, std::vector<float>& scores) {
+        const long width = s.head_width, step = s.kv_heads * width, count = to - from;
         const int32_t* table = b.tables + owner[tile.first] * b.width;
-        const T* keys = at(b.keys) + (layer * b.places * s.kv_heads + group) * width;
-        const T* values = at(b.values) + (layer * b.places * s.kv_heads + group) * width;
+        const T* keys = at(b.keys) + layer * b.places * step;
+        const T* values = at(b.values) + layer * b.places * step;
         const float scale = 1.0f / std::sqrt(float(width));
-        const long count = to - from;
-        long lengths[ROWS_AT_ONCE];
-        for (long r = 0; r < count; ++r) lengths[r] = place[tile.first + (from + r) / share] + 1;
-        const long longest = lengths[count - 1], padded = (longest + 15) / 16 * 16;
+        long lengths[ROWS_AT_ONCE], shifts[ROWS_AT_ONCE], longest = 0;
+        const float* queries[ROWS_AT_ONCE];
+        Input<T>* outs[ROWS_AT_ONCE];
+        for (long r = 0; r < count; ++r) {
+            const Row row = row_at(tile, from + r);
+            lengths[r] = place[row.token] + 1, longest = std::max(longest, lengths[r]);
+            shifts[r] = row.group * width;
+            queries[r] = &query[(row.token * s.heads + row.head) * width];
+            outs[r] = mixed[row.token] + row.head * width;
+        }
+        const long padded = (longest + 15) / 16 * 16;
         if (long(scores.size()) < count * padded) scores.resize(count * padded * 2);
         for (long start = 0; start < longest; start += b.block) {
             const T* block = keys + table[start / b.block] * b.block * step;
+            if (const long next = start + b.block; next < longest)
+                ask_for_block(keys + table[next / b.block] * b.block * step + tile.group * width, tile.groups,
+                              std::min(b.block, longest - next));
             for (long r = 0; r < count; ++r) {
                 // Four keys at a time; those of the last block beyond `end` are read too, and overwritten below.
                 const long end = std::min(lengths[r], start + b.block);
-                const float* q = &query[row_at(tile, group, from + r)];
-                const T* key = block;
+                const T* key = block + shifts[r];
                 for (long p = start; p < end; p += 4, key += 4 * step) {
                     vec acc[4] = {};
                     lanes(width, [&](long i, int n) {
-                        vec in = load_some(q + i, n) * scale;
+                        vec in = load_some(queries[r] + i, n) * scale;
                         for (int j = 0; j < 4; ++j) acc[j] += in * load_some(key + j * step + i, n);
                     });
                     sum4(acc, &scores[r * padded + p]);
                 }
             }
         }
+        ask_for_block(values + table[0] * b.block * step + tile.group * width, tile.groups, std::min(b.block, longest));
         float totals[ROWS_AT_ONCE];
-        Input<T>* outs[ROWS_AT_ONCE];
-        for (long r = 0; r < count; ++r) {
-            totals[r] = soften(&scores[r * padded], lengths[r]);
-            outs[r] = &mixed[row_at(tile, group, from + r)];
-        }
+        for (long r = 0; r < count; ++r) totals[r] = soften(&scores[r * padded], lengths[r]);
         for (long i = 0; i < width; i += 4 * LANES)  // as many sums of a row as are kept in registers
-            weigh(b, table, values, i, std::min<long>(4 * LANES, width - i), scores.data(), padded, lengths, totals, count,
-                  outs);
+            weigh(b, tile, table, values, i, std::min<long>(4 * LANES, width - i), scores.data(), padded, lengths, shifts,
+                  totals, count, outs);
     }
 
     // Makes `length` scores their exponentials below the highest; their sum. Up to 15 places behind them are used.
@@ -170,16 +205,22 @@ struct Model : Runner {
     }
 
     // Numbers `first` to `first + n` of the values, weighed by each of `count` rows of scores.
-    void weigh(const Batch& b, const int32_t* table, const T* values, long first, long n, const float* scores,
-               long padded, const long* lengths, const float* totals, long count, Input<T>* const* outs) const {
-        const long step = s.kv_heads * s.head_width;
-        vec sums[ROWS_AT_ONCE][4] = {};
-        for (long start = 0; start < lengths[count - 1]; start += b.block) {
+    void weigh(const Batch& b, const Tile& tile, const int32_t* table, const T* values, long first, long n,
+               const float* scores, long padded, const long* lengths, const long* shifts, const float* totals, long count,
+               Input<T>* const* outs) const {
+        const long step = s.kv_heads * s.head_width, longest = *std::max_element(lengths, lengths + count);
+        vec sums[ROWS_AT_ONCE][4];
+        for (long r = 0; r < count; ++r)
+            for (vec& sum : sums[r]) sum = vec{};
+        for (long start = 0; start < longest; start += b.block) {
             const T* block = values + table[start / b.block] * b.block * step + first;
+            if (const long next = start + b.block; next < longest && first == 0)
+                ask_for_block(values + table[next / b.block] * b.block * step + tile.group * s.head_width, tile.groups,
+                              std::min(b.block, longest - next));
             for (long r = 0; r < count; ++r) {
                 const long end = std::min(lengths[r], start + b.block);
                 const float* weights = scores + r * padded;
-                const T* value = block;
+                const T* value = block + shifts[r];
                 if (n == 4 * LANES)
                     add_weighed<4>(sums[r], weights, value, start, end, step);
                 else if (n == 2 * LANES)
@@ -200,14 +241,13 @@ struct Model : Runner {
         Share mine(s.ffn_dim, COLUMNS);
         for (long from = 0; from < tokens; from += TOKENS) {
             const long count = std::min(TOKENS, tokens - from), width = s.ffn_dim;
-            const Input<T>* in = &normed[from * s.dim];
-            multiply<T>(in, count, w.gate, width, s.dim, [&](long t, long n, float v) { gate[t * width + n] = v; });
-            multiply<T>(in, count, w.up, width, s.dim, [&](long t, long n, float v) { up[t * width + n] = v; });
+            multiply<T>(normed, from, count, w.gate, width, s.dim, Output{gate.data(), width});
+            multiply<T>(normed, from, count, w.up, width, s.dim, Output{up.data(), width});
             for (long t = 0; t < count; ++t)
                 lanes(mine.to - mine.from, [&](long i, int n) {
                     const long k = t * width + mine.from + i;
                     vec g = load_some(&gate[k], n);
-                    put_some(&inner[from * width + k], g / (1.0f + exponential(vec{} - g)) * load_some(&up[k], n), n);
+                    put_some(inner[from + t] + mine.from + i, g / (1.0f + exponential(vec{} - g)) * load_some(&up[k], n), n);
                 });
         }
     }
@@ -216,10 +256,10 @@ struct Model : Runner {
         const Layer& w = layers[number];
         const long tokens = b.new_tokens, width = s.head_width, wide = s.heads * width, step = s.kv_heads * width;
 #pragma omp for schedule(static)
-        for (long t = 0; t < tokens; ++t) normalize(&x[t * s.dim], at(w.attention_norm.values), &normed[t * s.dim]);
-        multiply<T>(normed.data(), tokens, w.query, wide, s.dim, [&](long t, long n, float v) { query[t * wide + n] = v; });
-        multiply<T>(normed.data(), tokens, w.key, step, s.dim, [&](long t, long n, float v) { key[t * step + n] = v; });
-        multiply<T>(normed.data(), tokens, w.value, step, s.dim, [&](long t, long n, float v) { value[t * step + n] = v; });
+        for (long t = 0; t < tokens; ++t) normalize(&x[t * s.dim], at(w.attention_norm.values), normed[t]);
+        multiply<T>(normed, 0, tokens, w.query, wide, s.dim, Output{query.data(), wide});
+        multiply<T>(normed, 0, tokens, w.key, step, s.dim, Output{key.data(), step});
+        multiply<T>(normed, 0, tokens, w.value, step, s.dim, Output{value.data(), step});
 #pragma omp barrier
 #pragma omp for schedule(static)
         for (long t = 0; t < tokens; ++t) {
@@ -234,31 +274,24 @@ struct Model : Runner {
             });
         }
 #pragma omp for schedule(dynamic, 1)
-        for (long task = 0; task < long(tiles.size()) * s.kv_heads; ++task)
-            attend(b, number, tiles[task / s.kv_heads], task % s.kv_heads, scores);
-        auto add = [&](long t, long n, float v) { x[t * s.dim + n] += v; };
-        multiply<T>(mixed.data(), tokens, w.output, s.dim, wide, add);
+        for (size_t tile = 0; tile < tiles.size(); ++tile) attend(b, number, tiles[tile], scores);
+        const Output add{x.data(), s.dim, true};
+        multiply<T>(mixed, 0, tokens, w.output, s.dim, wide, add);
 #pragma omp barrier
 #pragma omp for schedule(static)
-        for (long t = 0; t < tokens; ++t) normalize(&x[t * s.dim], at(w.feed_forward_norm.values), &normed[t * s.dim]);
+        for (long t = 0; t < tokens; ++t) normalize(&x[t * s.dim], at(w.feed_forward_norm.values), normed[t]);
         feed_forward(w, tokens);
 #pragma omp barrier
-        multiply<T>(inner.data(), tokens, w.down, s.dim, s.ffn_dim, add);
+        multiply<T>(inner, 0, tokens, w.down, s.dim, s.ffn_dim, add);
 #pragma omp barrier
     }
 
     void run(const Batch& b, float* hidden, int threads) override {
         const long tokens = b.new_tokens, step = s.kv_heads * s.head_width, wide = s.heads * s.head_width;
-        x.resize(tokens * s.dim), normed.resize(tokens * s.dim), query.resize(tokens * wide);
-        mixed.resize(tokens * wide), key.resize(tokens * step), value.resize(tokens * step);
-        inner.resize(tokens * s.ffn_dim), gate.resize(TOKENS * s.ffn_dim), up.resize(TOKENS * s.ffn_dim);
-        owner.clear(), place.clear(), tiles.clear();
-        const long most = std::max<long>(1, ROWS_AT_ONCE / (s.heads / s.kv_heads));
-        for (long r = 0; r < b.sequences; ++r)
-            for (long i = 0; i < b.counts[r]; ++i) {
-                if (i % most == 0) tiles.push_back({long(owner.size()), std::min(most, b.counts[r] - i)});
-                owner.push_back(r), place.push_back(b.pasts[r] + i);
-            }
+        x.resize(tokens * s.dim), normed.fit(tokens, s.dim), query.resize(tokens * wide);
+        mixed.fit(tokens, wide), key.resize(tokens * step), value.resize(tokens * step);
+        inner.fit(tokens, s.ffn_dim), gate.resize(TOKENS * s.ffn_dim), up.resize(TOKENS * s.ffn_dim);
+        cut_tiles(b, threads);
 #pragma omp parallel num_threads(threads)
         {
             std::vector<float> scores;
@@ -277,11 +310,11 @@ struct Model : Runner {
     }
 
     void head(const float* hidden, long count, float* logits, int threads) override {
-        normed.resize(std::max<size_t>(normed.size(), count * s.dim));
-        lanes(count * s.dim, [&](long i, int n) { put_some(&normed[i], load_some(hidden + i, n), n); });
+        normed.fit(count, s.dim);
+        for (long t = 0; t < count; ++t)
+            lanes(s.dim, [&](long i, int n) { put_some(normed[t] + i, load_some(hidden + t * s.dim + i, n), n); });
 #pragma omp parallel num_threads(threads)
-        multiply<T>(normed.data(), count, head_weight, s.vocabulary, s.dim,
-                 [&](long t, long n, float v) { logits[t * s.vocabulary + n] = v; });
+        multiply<T>(normed, 0, count, head_weight, s.vocabulary, s.dim, Output{logits, s.vocabulary});
     }
 };
 

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <vector>
 
 #include "vectors.h"
 
@@ -55,6 +56,13 @@ static inline long bytes_of(const W*, long k_end) { return k_end * sizeof(W); }
 static inline long bytes_of(Eight, long k_end) { return k_end; }
 static inline long bytes_of(Four, long k_end) { return k_end / 2; }
 
+// Asks for the memory `ahead` bytes behind a row's k-th weight. It comes as far as the second cache: the first has
+// room for little beside the tokens.
+template <class Row>
+INLINE void ask_for(Row row, long k, long ahead) {
+    __builtin_prefetch(static_cast<const char*>(start_of(row)) + bytes_of(row, k) + ahead, 0, 2);
+}
+
 #if defined(__AVX512BF16__)
 // `load_row` of 32 inputs as bfloat16.
 INLINE __m512bh load_pair(const bf16* row, long k) {
@@ -80,13 +88,14 @@ INLINE __m512bh look_up(const uint8_t* values) {
 }
 
 // Each group's sum by itself, scaled when the group is done.
-template <int M, int N>
-INLINE void add_groups(const bf16* x, long stride, const Four* w, long k_end, vec (&acc)[M][N]) {
+template <bool ASK, int M, int N>
+INLINE void add_groups(const bf16* x, long stride, const Four* w, long k_end, long ahead, vec (&acc)[M][N]) {
     for (long start = 0, number = 0; start < k_end; start += w[0].group, ++number) {
         vec part[M][N] = {};
         for (long k = start; k < start + w[0].group; k += 32) {
             __m512bh row[N];
             for (int n = 0; n < N; ++n) row[n] = look_up(w[n].values + k / 2);
+            if (ASK) ask_for(w[0], k, ahead);
             for (int m = 0; m < M; ++m) {
                 __m512bh in;
                 std::memcpy(&in, x + m * stride + k, 64);
@@ -101,14 +110,14 @@ INLINE void add_groups(const bf16* x, long stride, const Four* w, long k_end, ve
 constexpr bool LOOKS_UP = false;
 #endif
 
-template <class X, class Row, int M, int N>
-INLINE void tile(const X* x, long stride, const Row* w, long k_end, float (&out)[M][N]) {
-    vec acc[M][N] = {};
+// Adds the products of M tokens with N rows to `acc`. ASK: meanwhile the memory is asked for that lies `ahead` bytes on.
+template <bool ASK, class X, class Row, int M, int N>
+INLINE void add_products(const X* x, long stride, const Row* w, long k_end, long ahead, vec (&acc)[M][N]) {
     long k = 0;
 #if defined(__AVX512BF16__)
 #if defined(__AVX512BW__)
     if constexpr (std::is_same_v<X, bf16> && std::is_same_v<Row, Four>) {
-        add_groups<M, N>(x, stride, w, k_end, acc);
+        add_groups<ASK, M, N>(x, stride, w, k_end, ahead, acc);
         k = k_end;
     } else
 #endif
@@ -116,6 +125,7 @@ INLINE void tile(const X* x, long stride, const Row* w, long k_end, float (&out)
         for (; k + 32 <= k_end; k += 32) {
             __m512bh row[N];
             for (int n = 0; n < N; ++n) row[n] = load_pair(w[n], k);
+            if (ASK) ask_for(w[0], k, ahead);
             for (int m = 0; m < M; ++m) {
                 __m512bh in;
                 std::memcpy(&in, x + m * stride + k, 64);
@@ -127,11 +137,29 @@ INLINE void tile(const X* x, long stride, const Row* w, long k_end, float (&out)
     lanes(k_end - k, [&](long i, int some) {
         vec row[N];
         for (int n = 0; n < N; ++n) row[n] = load_row(w[n], k + i, some);
+        if (ASK) ask_for(w[0], k + i, ahead);
         for (int m = 0; m < M; ++m) {
             vec in = load_some(x + m * stride + k + i, some);
             for (int n = 0; n < N; ++n) acc[m][n] += in * row[n];
         }
     });
+}
+
+// The sums of M tokens with N rows. FIRST: these rows come from memory, which is fastest in one stream, so one row is
+// read after the other, and the rows behind them are asked for; the next tokens find the rows at hand, and read all N
+// side by side.
+template <bool FIRST, class X, class Row, int M, int N>
+INLINE void tile(const X* x, long stride, const Row* w, long k_end, long ahead, float (&out)[M][N]) {
+    vec acc[M][N] = {};
+    if constexpr (FIRST && N > 1) {
+        for (int n = 0; n < N; ++n) {
+            vec part[M][1] = {};
+            add_products<true, X, Row, M, 1>(x, stride, w + n, k_end, ahead, part);
+            for (int m = 0; m < M; ++m) acc[m][n] = part[m][0];
+        }
+    } else {
+        add_products<false, X, Row, M, N>(x, stride, w, k_end, 0, acc);
+    }
     for (int m = 0; m < M; ++m) {
         if constexpr (N == 4)
             sum4(acc[m], out[m]);
@@ -140,26 +168,58 @@ INLINE void tile(const X* x, long stride, const Row* w, long k_end, float (&out)
     }
 }
 
-template <int M, int N, class X, class Row, class Emit>
-static inline void emit_tile(const X* x, long stride, const Row* w, long k_end, long token, Emit emit) {
+// Where sums go: stored or added, each multiplied by its column's scale where there are scales.
+struct Output {
+    float* to;  // (tokens, width)
+    long width;
+    bool add = false;
+    const float* scales = nullptr;
+
+    template <int N>
+    INLINE void put(const Output& o, long token, long column, const float (&sums)[N]) {
+        typedef float some __attribute__((vector_size(4 * N)));
+        float* to = o.to + token * o.width + column;
+        some v, other;
+        std::memcpy(&v, sums, sizeof v);
+        if (o.scales) {
+            std::memcpy(&other, o.scales + column, sizeof v), v *= other;
+            asm("" : "+m"(v));  // rounded here, whatever N is: not joined with the sum below
+        }
+        if (o.add) std::memcpy(&other, to, sizeof v), v += other;
+        std::memcpy(to, &v, sizeof v);
+    }
+};
+
+template <bool FIRST, int M, int N, class X, class Row>
+INLINE void put_tile(const X* x, long stride, const Row* w, long k_end, long ahead, long token, long column, Output to) {
     float out[M][N];
-    tile<X, Row, M, N>(x + token * stride, stride, w, k_end, out);
-    for (int m = 0; m < M; ++m) emit(token + m, out[m]);
+    tile<FIRST, X, Row, M, N>(x + token * stride, stride, w, k_end, ahead, out);
+    for (int m = 0; m < M; ++m) Output::put(to, token + m, column, out[m]);
 }
 
-// The products of tokens `from` … `to` with N rows of weights; `emit` gets each token's N sums.
-template <int N, class X, class Row, class Emit>
-static inline void strip(const X* x, long k_end, const Row* w, long from, long to, Emit emit) {
-    constexpr int rows = LOOKS_UP && std::is_same_v<Row, Four> ? 3 : ROWS;  // twice the sums are at work there
-    long token = from;
-    for (; token + rows <= to; token += rows) emit_tile<rows, N>(x, k_end, w, k_end, token, emit);
-    switch (to - token) {
-        case 5: return emit_tile<5, N>(x, k_end, w, k_end, token, emit);
-        case 4: return emit_tile<4, N>(x, k_end, w, k_end, token, emit);
-        case 3: return emit_tile<3, N>(x, k_end, w, k_end, token, emit);
-        case 2: return emit_tile<2, N>(x, k_end, w, k_end, token, emit);
-        case 1: return emit_tile<1, N>(x, k_end, w, k_end, token, emit);
+// Tokens `from` … `end`, fewer than a tile holds.
+template <bool FIRST, int N, class X, class Row>
+static void last_tile(const X* x, long stride, const Row* w, long k_end, long ahead, long from, long end, long column,
+                      Output to) {
+    switch (end - from) {
+        case 5: return put_tile<FIRST, 5, N>(x, stride, w, k_end, ahead, from, column, to);
+        case 4: return put_tile<FIRST, 4, N>(x, stride, w, k_end, ahead, from, column, to);
+        case 3: return put_tile<FIRST, 3, N>(x, stride, w, k_end, ahead, from, column, to);
+        case 2: return put_tile<FIRST, 2, N>(x, stride, w, k_end, ahead, from, column, to);
+        case 1: return put_tile<FIRST, 1, N>(x, stride, w, k_end, ahead, from, column, to);
     }
+}
+
+// The products of tokens `from` … `end` with N rows of weights, which are columns `column` … of the output.
+template <int N, class X, class Row>
+static void strip(const X* x, long stride, const Row* w, long k_end, long ahead, long from, long end, long column,
+                  Output to) {
+    constexpr int rows = LOOKS_UP && std::is_same_v<Row, Four> ? 3 : ROWS;  // twice the sums are at work there
+    if (end - from < rows) return last_tile<true, N>(x, stride, w, k_end, ahead, from, end, column, to);
+    long token = from + rows;
+    put_tile<true, rows, N>(x, stride, w, k_end, ahead, from, column, to);
+    for (; token + rows <= end; token += rows) put_tile<false, rows, N>(x, stride, w, k_end, 0, token, column, to);
+    last_tile<false, N>(x, stride, w, k_end, 0, token, end, column, to);
 }
 
 struct Share {  // a thread's part of `count` things, in whole groups of `group`
@@ -171,39 +231,40 @@ struct Share {  // a thread's part of `count` things, in whole groups of `group`
     }
 };
 
-// A tile reads four rows side by side: four short streams, which the processor does not foresee where rows are shorter
-// than a page. So the next tile's memory is asked for in its order; where many tokens pass by before it is needed, only
-// one level nearer, as the nearest has room for little else.
-static inline void ask_for(const void* p, long bytes, bool soon) {
-    const char* from = static_cast<const char*>(p);
-    if (soon)
-        for (long i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 3);
-    else
-        for (long i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
-}
+// Numbers of each token, each in cache lines of its own: vectors then never straddle two, and one line more than needed
+// keeps the same number of neighbouring tokens from meeting in one set of the cache where 4 KB divides a row.
+template <class E>
+struct Rows {
+    long stride = 0;
+    void fit(long tokens, long width) {
+        stride = (width * sizeof(E) + 127) / 64 * 64 / sizeof(E);
+        numbers.resize(tokens * stride + 64 / sizeof(E));
+    }
+    E* operator[](long token) { return first() + token * stride; }
+    const E* operator[](long token) const { return const_cast<Rows*>(this)->first() + token * stride; }
 
-// This thread's share of x · wᵀ: `emit(token, column, sum)`; `row_of` gives the rows of w.
-template <class X, class RowOf, class Emit>
-static void multiply_rows(const X* x, long tokens, RowOf row_of, long columns, long k_end, Emit emit) {
+private:
+    std::vector<E> numbers;
+    E* first() { return reinterpret_cast<E*>((reinterpret_cast<uintptr_t>(numbers.data()) + 63) / 64 * 64); }
+};
+
+// This thread's share of x · wᵀ; `row_of` gives the rows of w.
+template <class X, class RowOf>
+static void multiply_rows(const X* x, long stride, long tokens, RowOf row_of, long columns, long k_end, Output to) {
     using Row = decltype(row_of(0));
     Share mine(columns, COLUMNS);
+    const long ahead = COLUMNS * bytes_of(row_of(0), k_end);
     for (long from = 0; from < tokens; from += TOKENS) {
-        long to = std::min(tokens, from + TOKENS), n = mine.from;
-        // One token's products are as fast as its weights arrive, and they arrive fastest in one stream.
-        for (; to - from > 1 && n + COLUMNS <= mine.to; n += COLUMNS) {
-            if (n + 2 * COLUMNS <= mine.to) {
-                Row next = row_of(n + COLUMNS);
-                ask_for(start_of(next), COLUMNS * bytes_of(next, k_end), to - from <= ROWS);
-            }
+        long end = std::min(tokens, from + TOKENS), n = mine.from;
+        // One token's products are as fast as its weights arrive by themselves.
+        for (; end - from > 1 && n + COLUMNS <= mine.to; n += COLUMNS) {
             Row rows[COLUMNS];
             for (int i = 0; i < COLUMNS; ++i) rows[i] = row_of(n + i);
-            strip<COLUMNS>(x, k_end, rows, from, to, [&](long token, const float* out) {
-                for (int i = 0; i < COLUMNS; ++i) emit(token, n + i, out[i]);
-            });
+            strip<COLUMNS>(x, stride, rows, k_end, n + 2 * COLUMNS <= mine.to ? ahead : 0, from, end, n, to);
         }
         for (; n < mine.to; ++n) {
             Row row = row_of(n);
-            strip<1>(x, k_end, &row, from, to, [&](long token, const float* out) { emit(token, n, out[0]); });
+            strip<1>(x, stride, &row, k_end, 0, from, end, n, to);
         }
     }
 }
@@ -214,32 +275,20 @@ struct Matrix {            // (outputs, inputs), as torch's modules hold it
     int64_t group;         // inputs that share a scale; 0: a row of 8 bits
 };
 
-// An `emit` of whatever kind behind one type, so that products of rounded weights are compiled once, not per use.
-struct Sink {
-    void* to;
-    void (*call)(void*, long, long, float);
-    void operator()(long token, long n, float v) const { call(to, token, n, v); }
-};
-
-template <class X>
-__attribute__((noinline)) static void multiply_rounded(const X* x, long tokens, const Matrix& w, long columns, long k_end, Sink emit) {
-    if (!w.group) {
+// This thread's share of the products of tokens `first` … `first + tokens` of x with the rows of w.
+template <class T>
+static void multiply(const Rows<Input<T>>& x, long first, long tokens, const Matrix& w, long columns, long k_end, Output to) {
+    const Input<T>* in = x[first];
+    if (!w.scales) {
+        const T* values = static_cast<const T*>(w.values);
+        multiply_rows(in, x.stride, tokens, [&](long n) { return values + n * k_end; }, columns, k_end, to);
+    } else if (!w.group) {
         const int8_t* values = static_cast<const int8_t*>(w.values);
-        multiply_rows(x, tokens, [&](long n) { return Eight{values + n * k_end}; }, columns, k_end,
-                      [&](long token, long n, float v) { emit(token, n, v * w.scales[n]); });
+        to.scales = w.scales;
+        multiply_rows(in, x.stride, tokens, [&](long n) { return Eight{values + n * k_end}; }, columns, k_end, to);
     } else {
         const uint8_t* values = static_cast<const uint8_t*>(w.values);
         auto row = [&](long n) { return Four{values + n * k_end / 2, w.scales + n * (k_end / w.group), w.group}; };
-        multiply_rows(x, tokens, row, columns, k_end, emit);
+        multiply_rows(in, x.stride, tokens, row, columns, k_end, to);
     }
-}
-
-template <class T, class Emit>
-static void multiply(const Input<T>* x, long tokens, const Matrix& w, long columns, long k_end, Emit emit) {
-    if (!w.scales) {
-        const T* values = static_cast<const T*>(w.values);
-        return multiply_rows(x, tokens, [&](long n) { return values + n * k_end; }, columns, k_end, emit);
-    }
-    Sink sink{&emit, [](void* to, long token, long n, float v) { (*static_cast<Emit*>(to))(token, n, v); }};
-    multiply_rounded(x, tokens, w, columns, k_end, sink);
 }

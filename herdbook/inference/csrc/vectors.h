@@ -95,6 +95,11 @@ constexpr Lanes swapped() {
     for (int i = 0; i < LANES; ++i) out.of[i] = i ^ HALF;
     return out;
 }
+constexpr Lanes fourths() {  // the first lane of each fourth
+    Lanes out{};
+    for (int i = 0; i < LANES; ++i) out.of[i] = i % 4 * (LANES / 4);
+    return out;
+}
 static inline __attribute__((always_inline)) ivec mask(const Lanes& lanes) {
     ivec out;
     std::memcpy(&out, lanes.of, sizeof out);
@@ -121,7 +126,9 @@ INLINE vec fold_within(vec a) {
 INLINE void sum4(const vec (&x)[4], float* out) {
     vec all = fold<2>(fold<1>(x[0], x[1]), fold<1>(x[2], x[3]));
     all = fold_within<LANES / 8>(all);
-    for (int i = 0; i < 4; ++i) out[i] = all[i * (LANES / 4)];
+    static constexpr Lanes first = fourths();
+    all = __builtin_shuffle(all, mask(first));
+    std::memcpy(out, &all, 4 * sizeof(float));
 }
 #endif
 

@@ -1,0 +1,55 @@
+"""Large pages: the ranges asked for cover every tensor, and no number changes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from herdbook.inference.pages import PAGE, prefer_large_pages, ranges
+
+
+def test_ranges_cover_every_tensor_in_whole_pages_and_do_not_meet() -> None:
+    tensors = [torch.empty(size, dtype=torch.uint8) for size in (0, 1, 4096, PAGE, PAGE + 1, 7 * PAGE - 3)] * 2
+    tensors += [tensors[5][10:20], tensors[3].view(torch.float32)]
+    found = list(ranges(tensors))
+    assert all(start % PAGE == 0 == end % PAGE and start < end for start, end in found)
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(found))
+    for tensor in tensors:
+        first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        assert not tensor.nbytes or any(start <= first and last <= end for start, end in found)
+    touched = {
+        page
+        for t in tensors
+        if t.nbytes
+        for page in range(t.data_ptr() // PAGE, (t.data_ptr() + t.nbytes - 1) // PAGE + 1)
+    }
+    assert {page for start, end in found for page in range(start // PAGE, end // PAGE)} == touched
+
+
+def test_numbers_stay_as_they_are() -> None:
+    weights = torch.randn(5_000_000, generator=torch.Generator().manual_seed(0))
+    before = weights.clone()
+    prefer_large_pages([weights, torch.empty(0), torch.empty(3, device="meta")], written=True)
+    assert torch.equal(weights, before)
+
+
+def large_bytes() -> int:
+    """Bytes of this process on large pages."""
+    return 1024 * sum(map(int, re.findall(r"AnonHugePages:\s+(\d+)", Path("/proc/self/smaps").read_text())))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has them")
+def test_weights_come_to_lie_on_large_pages_where_the_system_gives_them() -> None:
+    mode = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    release = tuple(map(int, re.findall(r"\d+", Path("/proc/sys/kernel/osrelease").read_text())[:2]))
+    if not mode.is_file() or "[madvise]" not in mode.read_text() or release < (6, 1):
+        pytest.skip("this system has none to give, or gives them unasked")
+    weights = torch.ones(20 * PAGE, dtype=torch.uint8)
+    before = large_bytes()
+    prefer_large_pages([weights], written=True)
+    assert large_bytes() - before >= 15 * PAGE
