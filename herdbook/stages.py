@@ -346,3 +346,29 @@ register(
         headline=("dialogs", "funnel.*"),
     )
 )
+register(
+    StageKind(
+        name="average",
+        help="Averages the weights of models of one shape, and holds the result against its members on unseen answers.",
+        settings="herdbook.posttrain.settings:AverageSettings",
+        function="herdbook.posttrain.average:average",
+        takes={
+            "model": Takes("model", many=True, keyed=True, argument="models"),
+            "dialogs": Takes("dialogs", required=False, many=True, keyed=True),
+        },
+        gives="model",
+        keys_from={"weights": "model"},
+        headline=("bits_per_byte", "mean_member", "best_member"),
+    )
+)
+register(
+    StageKind(
+        name="average_reward",
+        help="Averages the weights of reward models of one shape.",
+        settings="herdbook.posttrain.settings:AverageSettings",
+        function="herdbook.posttrain.average:average",
+        takes={"reward": Takes("reward", many=True, keyed=True, argument="models")},
+        gives="reward",
+        keys_from={"weights": "reward"},
+    )
+)

@@ -19,18 +19,9 @@ from torch import Tensor, nn
 from herdbook.files import read_json
 from herdbook.model.compressed import KEY, config_to_json, stored_tensors
 from herdbook.model.experts import Router
-from herdbook.model.huggingface import (
-    INDEX,
-    checked_weights,
-    file_names,
-    publish,
-    read_config,
-    read_raw_config,
-    their_module,
-    theirs,
-    write_weights,
-)
+from herdbook.model.huggingface import checked_weights, publish, read_config, read_raw_config, their_module, theirs
 from herdbook.model.quantized import Scheme, dequantize, quantize
+from herdbook.model.stored import INDEX, file_names, write_weights
 from herdbook.model.transformer import Transformer
 from herdbook.settings import UserError
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from herdbook.files import read_json, sync_folder, write_json
@@ -24,12 +22,12 @@ from herdbook.model.compressed import StoredLinear, dense_weights, read_schemes
 from herdbook.model.config import ModelConfig, RopeScaling
 from herdbook.model.quantized import FLOAT8, Scheme
 from herdbook.model.rounded import RoundedLinear, rounded_linear
+from herdbook.model.stored import INDEX, file_names, shards, stored_weights, write_weights
 from herdbook.model.transformer import Transformer
 from herdbook.settings import UserError
 
 ARCHITECTURES = {"LlamaForCausalLM": "llama", "MixtralForCausalLM": "mixtral"}
 """Architectures we run, and their `model_type`; a mixture of experts is a Mixtral without sliding window."""
-INDEX = "model.safetensors.index.json"
 ROUNDED_TYPES = (torch.int8, torch.int32, FLOAT8)
 OUTER_NAMES = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
 BLOCK_NAMES = {
@@ -223,13 +221,6 @@ def save_model(
             draft.unlink(missing_ok=True)
 
 
-def file_names(total: int) -> list[str]:
-    """What the safetensors files of a model are called."""
-    return (
-        ["model.safetensors"] if total == 1 else [f"model-{i + 1:05}-of-{total:05}.safetensors" for i in range(total)]
-    )
-
-
 def publish(
     folder: Path,
     drafts: list[Path],
@@ -259,27 +250,6 @@ def publish(
 def _one_or_many(ids: Sequence[int]) -> int | list[int] | None:
     """Token ids as Hugging Face writes them: a number when there is one, a list when there are several."""
     return None if not ids else ids[0] if len(ids) == 1 else list(ids)
-
-
-def write_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """Write one safetensors file and sync it to disk."""
-    save_file(weights, path, metadata={"format": "pt"})
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def shards(weights: Mapping[str, Tensor | torch.Size], item_bytes: int, shard_bytes: int) -> list[list[str]]:
-    """The names of weights (or of their shapes), in order, in groups of at most `shard_bytes`, but at least one."""
-    groups: list[list[str]] = [[]]
-    room = shard_bytes
-    for name, weight in weights.items():
-        size = weight.numel() * item_bytes
-        if groups[-1] and size > room:
-            groups.append([])
-            room = shard_bytes
-        groups[-1].append(name)
-        room -= size
-    return groups
 
 
 def load_model(
@@ -338,7 +308,7 @@ def checked_weights(folder: Path, model: Transformer) -> Iterator[tuple[str, Ten
     """
     config = model.config
     wanted = {theirs(name): (name, weight) for name, weight in (*model.named_parameters(), *model.named_buffers())}
-    stored: Iterator[tuple[str, Tensor]] = _stored_weights(folder)
+    stored: Iterator[tuple[str, Tensor]] = stored_weights(folder)
     if not any(isinstance(module, StoredLinear) for module in model.modules()):
         schemes = find_schemes(folder, model)
         stored = dense_weights(stored, {their_module(name): scheme for name, scheme in schemes.items()})
@@ -372,21 +342,3 @@ def assign(model: Transformer, weights: dict[str, Tensor]) -> None:
     if model.config.tied_embeddings:
         assert isinstance(model.embedding, nn.Embedding)
         model.head.weight = model.embedding.weight
-
-
-def _stored_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the folder's safetensors, one at a time."""
-    if (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{folder} has no {name}; weights are read from safetensors files")
-        try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                for key in file.keys():  # noqa: SIM118  (not a dict)
-                    yield key, file.get_tensor(key)
-        except SafetensorError as error:
-            raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error

@@ -88,3 +88,13 @@ class SftSettings(PosttrainSettings):
                 "times says how often sets are gone through in a pass; give epochs instead of steps or tokens"
             )
         return self
+
+
+class AverageSettings(Settings):
+    """How models are averaged, and on what the average is judged."""
+
+    weights: dict[str, float] | None = None
+    """Weight of each model in the mean; those not named have 1."""
+
+    heldout: float = Field(0.05, gt=0, le=1)
+    """Share of the dialogs to judge by, chosen by a hash of the prompt; give what fine-tuning held out."""

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from herdbook.model.huggingface import config_to_json, file_names, publish, shards, theirs, write_weights
+from herdbook.model.huggingface import config_to_json, publish, theirs
+from herdbook.model.stored import file_names, shards, write_weights
 from herdbook.settings import UserError
 from herdbook.train.distributed import Ranks
 

@@ -161,7 +161,7 @@ def test_a_save_that_fails_leaves_the_old_model(tmp_path: Path, monkeypatch: pyt
     def full_disk(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("herdbook.model.huggingface.save_file", full_disk)
+    monkeypatch.setattr("herdbook.model.stored.save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_model(tiny_model(2), tmp_path, bos_id=1, eos_ids=[2])
     assert torch.equal(load_model(tmp_path).embedding.weight, tiny_model(1).embedding.weight)
