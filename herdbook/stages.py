@@ -333,6 +333,18 @@ register(
 )
 register(
     StageKind(
+        name="preference",
+        help="Teaches a model which of two answers people prefer (DPO and its rivals), after fine-tuning.",
+        settings="herdbook.posttrain.preference_settings:PreferenceSettings",
+        function="herdbook.posttrain.preference:preference",
+        takes={"model": Takes("model"), "preferences": Takes("preferences", many=True)},
+        gives="model",
+        resumes=True,
+        headline=("tokens", "heldout.accuracy", "heldout.reward_margin", "chosen_logprob_slope"),
+    )
+)
+register(
+    StageKind(
         name="select",
         help="Measures dialogs (topic, quality, difficulty, likeness), chooses by what was measured, and mixes them.",
         settings="herdbook.posttrain.select_settings:SelectSettings",

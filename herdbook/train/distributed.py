@@ -97,6 +97,13 @@ class Ranks:
             return self.weights["shard"].get_group()
         return self.weights["rep", "shard"]._flatten("batch").get_group()
 
+    @cached_property
+    def row_group(self) -> dist.ProcessGroup:
+        """The ranks that work on other rows with the same part of the model; first asked for by all of them at once."""
+        if self.settings.data == 1:
+            return self.activations["rows"].get_group()
+        return self.activations["rep", "rows"]._flatten("all_rows").get_group()
+
     @property
     def tensor_mesh(self) -> DeviceMesh:
         """The ranks that share each matrix."""

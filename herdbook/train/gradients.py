@@ -178,3 +178,18 @@ def judged(model: nn.Module, objective: Objective, batch: Any) -> Tensor:
         whole: Tensor = judge(objective, batch)
         return whole
     return objective(model, batch.to(next(model.parameters()).device)).total  # type: ignore[arg-type]
+
+
+def measured(
+    model: nn.Module,
+    measure: Callable[[Any, Any], Tensor],  # model and batch to a (B, …) tensor, the same on ranks that share rows
+    batch: Any,  # of B rows, whole on every rank
+    shape: tuple[int, ...],  # of what `measure` finds, rows first
+    parallel: Any = None,
+) -> Tensor:  # (B, …) on the CPU
+    """What `measure` finds of each row of a batch, gradients off, the rows shared out over the ranks."""
+    pulse.mark("validating")
+    if parallel is not None:
+        whole: Tensor = parallel.measure(model, measure, batch, shape)
+        return whole
+    return measure(model, batch.to(next(model.parameters()).device)).cpu()

@@ -80,6 +80,7 @@ class Parallel(OneProcess):
         else:
             register_fsdp_forward_method(model, "hidden")
         object.__setattr__(model, "context", self.context)  # what `nats.document_sums` asks for
+        object.__setattr__(model, "row_group", self.ranks.row_group if settings.row_ranks > 1 else None)
         object.__setattr__(model, "judge", functools.partial(self._judge, model))
         return model
 
@@ -222,20 +223,31 @@ class Parallel(OneProcess):
     @torch.no_grad()
     def _judge(self, model: Any, objective: Objective, batch: Any) -> Tensor:
         """The summed loss of a whole batch, the same on every rank."""
+        found = self._ahead(model, lambda model, batch: objective(model, batch).total, batch)
+        # Rows are not shared here, so only the ranks of one row group count.
+        counts = self.ranks.row_rank == 0 and self.ranks.tensor_rank == 0 and self._counts(objective)
+        return torch.tensor(self.ranks.sum([float(found) if counts and found is not None else 0.0])[0])
+
+    @torch.no_grad()
+    def measure(self, model: Any, measure: Callable[[Any, Any], Tensor], batch: Any, shape: tuple[int, ...]) -> Tensor:
+        """As `gradients.measured`: each rank looks at its own rows."""
+        first, last = self.part(len(batch))
+        found = self._ahead(model, measure, batch.rows(first, last))
+        whole = torch.zeros(shape, dtype=torch.float64)
+        if found is not None and self.ranks.tensor_rank == self.ranks.context_rank == 0:
+            whole[first:last] = found.double().cpu()
+        return torch.tensor(self.ranks.sum(whole.flatten().tolist())).view(shape)
+
+    def _ahead(self, model: Any, measure: Callable[[Any, Any], Tensor], batch: Any) -> Tensor | None:
+        """What `measure` finds of a batch on the ranks that have the model's end, else None; called by all ranks."""
         batch = batch.to(self.ranks.device)
         if self.context is not None:
             batch = share_row(batch, self.context.rank, self.context.ranks)
-        if self.pipeline is not None:
-            total = self.pipeline.judge(objective, batch)
-        else:
-            total = float(objective(model, batch).total)
+        found = measure(model, batch) if self.pipeline is None else self.pipeline.measure(measure, batch)
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # without a backward pass it would keep what was gathered
-        # Rows are not shared here, so only the ranks of one row group count.
-        counts = self.ranks.row_rank == 0 and self.ranks.tensor_rank == 0 and self._counts(objective)
-        counts = counts and (self.pipeline is None or self.pipeline.has_loss)
-        return torch.tensor(self.ranks.sum([total if counts else 0.0])[0])
+        return found
 
 
 class RankBatches(OwnRows):

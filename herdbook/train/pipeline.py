@@ -8,6 +8,7 @@ that reads `model.hidden` and `model.head` can be trained so. Letters: B rows, T
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -155,8 +156,9 @@ class Tie:
 class Whole:
     """The model as the objective sees it on the last stage: its output is already there."""
 
-    def __init__(self, part: Part, output: Tensor) -> None:
+    def __init__(self, part: Part, output: Tensor, row_group: dist.ProcessGroup | None) -> None:
         self.config, self.head, self.output, self.context = part.config, part.head, output, part.context
+        self.row_group = row_group
 
     def hidden(self, tokens: Tensor, documents: Documents | None = None, cache: Any = None) -> Tensor:
         """What the last stage gave for this micro-batch."""
@@ -171,6 +173,7 @@ class Pipeline:
         self.total = self.settings.total_stages
         self.has_loss = self.total - 1 in stages.numbers
         self.objective: Objective | None = None
+        self.row_group = ranks.row_group if self.settings.row_ranks > 1 else None
         self.micro: list[Any] = []
         self.sums, self.counts = Sums(0.0), True
         self.schedules: dict[tuple[int, ...], Any] = {}
@@ -215,7 +218,7 @@ class Pipeline:
 
     def _whole(self, output: Tensor) -> Any:
         part = self.stages.parts[self.stages.numbers.index(self.total - 1)]
-        return Whole(part, output)
+        return Whole(part, output, self.row_group)
 
     def _schedule(self, count: int, rows: int, length: int) -> Any:
         key = (count, rows, length)
@@ -242,15 +245,15 @@ class Pipeline:
         group = self.ranks.pipeline_group
         return PipelineStage(part, number, self.total, self.ranks.device, group=group, **told)
 
-    def judge(self, objective: Objective, batch: Any) -> float:
-        """The objective's summed loss of one batch, on the rank that has the last stage; 0 elsewhere."""
+    def measure(self, measure: Callable[[Any, Any], Tensor], batch: Any) -> Tensor | None:
+        """What `measure` finds of the model and one batch, on the rank that has the last stage; None elsewhere."""
         if self.tie is not None:
             self.tie.refresh()
         group, ranks = self.ranks.pipeline_group, self.settings.pipeline
         where = {stage: rank for rank in range(ranks) for stage in stages_of_rank(self.settings, rank)}
         rows, length = batch.tokens.shape
         shape = (rows, length // self.settings.tensor, self.stages.config.dim)
-        x, total, mine = batch.tokens, 0.0, self.ranks.stage_rank
+        x, mine = batch.tokens, self.ranks.stage_rank
         for stage in range(self.total):
             if where[stage] == mine:
                 x = self.stages.parts[self.stages.numbers.index(stage)](x, document_ids=batch.document_ids)
@@ -262,6 +265,4 @@ class Pipeline:
             elif here != there and mine == there:
                 x = torch.empty(shape, device=batch.tokens.device)
                 dist.recv(x, group=group, group_src=here)
-        if self.has_loss:
-            total = float(objective(self._whole(x), batch).total)  # type: ignore[arg-type]
-        return total
+        return measure(self._whole(x), batch) if self.has_loss else None
