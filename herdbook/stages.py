@@ -333,6 +333,16 @@ register(
 )
 register(
     StageKind(
+        name="preferences",
+        help="Reads preferences from files of any known form: checked, in one form, each once.",
+        settings="herdbook.posttrain.preference_settings:PreferencesSettings",
+        function="herdbook.posttrain.gather_preferences:gather_preferences",
+        gives="preferences",
+        headline=("preferences",),
+    )
+)
+register(
+    StageKind(
         name="preference",
         help="Teaches a model which of two answers people prefer (DPO and its rivals), after fine-tuning.",
         settings="herdbook.posttrain.preference_settings:PreferenceSettings",

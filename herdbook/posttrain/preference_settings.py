@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from herdbook.posttrain.settings import PosttrainSettings
-from herdbook.settings import Settings, UserError
+from herdbook.settings import InputPath, Settings, UserError
 
 Strength = Literal["significantly better", "better", "slightly better", "marginally better"]
 Loss = Literal["dpo", "ipo", "kto", "cpo", "simpo", "orpo"]
@@ -41,6 +41,13 @@ DEFAULTS: dict[str, LossDefaults] = {
     "orpo": LossDefaults(beta=0.1, nll_weight=1.0),
 }
 """Llama 3's for DPO, those of the papers for the others."""
+
+
+class PreferencesSettings(Settings):
+    """Which preferences are read from files."""
+
+    files: tuple[InputPath, ...] = Field(min_length=1)
+    """Files or folders: JSONL or Parquet with prompt, chosen and rejected, or prompt, completion and label."""
 
 
 class AnswersSettings(PosttrainSettings):
