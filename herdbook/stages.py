@@ -394,3 +394,21 @@ register(
         keys_from={"weights": "reward"},
     )
 )
+register(
+    StageKind(
+        name="probe",
+        help="Asks a model what it knows, and makes dialogs in which it declines what it gets wrong consistently.",
+        settings="herdbook.posttrain.probe_settings:ProbeSettings",
+        function="herdbook.posttrain.probe:probe",
+        takes={
+            "model": Takes("model"),
+            "documents": Takes("documents", required=False, many=True),
+            "requests": Takes("requests", required=False, folder="requests"),
+            "judge": Takes("model", required=False),
+        },
+        gives="dialogs",
+        resumes=True,
+        either=("documents", "requests"),
+        headline=("dialogs", "refuse", "known"),
+    )
+)

@@ -41,7 +41,7 @@ def test_no_setting_is_called_as_what_stands_beside_it(kind: StageKind) -> None:
 
 
 def test_what_a_kind_takes_another_one_gives() -> None:
-    given = {KINDS[name].gives for name in REAL}
+    given = {what for name in REAL for what in (KINDS[name].gives, *KINDS[name].also)}
     assert {takes.gives for name in REAL for takes in KINDS[name].takes.values()} <= given
 
 

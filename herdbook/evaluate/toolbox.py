@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from herdbook.evaluate.sandbox import Program, SandboxSettings, run_programs
-from herdbook.inference.tools import Call, read_calls
 from herdbook.settings import UserError
+from herdbook.tokens.tools import Call, read_calls
 
 LONGEST_EXPRESSION = 200
 LARGEST_POWER = 64

@@ -9,13 +9,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from herdbook.inference.tools import Call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herdbook.evaluate.sandbox import SandboxSettings
 from herdbook.evaluate.toolbox import Corpus, Toolbox, calculate, read_answer_calls, same_argument
 from herdbook.settings import UserError
+from herdbook.tokens.tools import Call
 
 NUMBERS = st.integers(0, 99).map(str) | st.decimals(0, 99, places=2).map(str)
 EXPRESSIONS = st.recursive(
