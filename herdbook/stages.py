@@ -385,6 +385,22 @@ register(
 )
 register(
     StageKind(
+        name="sample",
+        help="Rejection sampling: draws many answers to each request and keeps the best by reward or verdict.",
+        settings="herdbook.posttrain.round_settings:SampleSettings",
+        function="herdbook.posttrain.sample:sample",
+        takes={
+            "model": Takes("model", many=True, keyed=True, argument="models"),
+            "requests": Takes("requests"),
+            "reward": Takes("reward", required=False),
+        },
+        gives="dialogs",
+        resumes=True,
+        headline=("dialogs", "best", "random", "oracle", "gap_closed"),
+    )
+)
+register(
+    StageKind(
         name="average_reward",
         help="Averages the weights of reward models of one shape.",
         settings="herdbook.posttrain.settings:AverageSettings",
@@ -410,5 +426,48 @@ register(
         resumes=True,
         either=("documents", "requests"),
         headline=("dialogs", "refuse", "known"),
+    )
+)
+register(
+    StageKind(
+        name="collect",
+        help="Collects preferences: two answers to each request, judged by the world, a chat model or people.",
+        settings="herdbook.posttrain.round_settings:CollectSettings",
+        function="herdbook.posttrain.collect:collect",
+        takes={
+            "model": Takes("model", many=True, keyed=True, argument="models"),
+            "requests": Takes("requests"),
+        },
+        gives="preferences",
+        resumes=True,
+        headline=("preferences", "agreement", "score"),
+    )
+)
+register(
+    StageKind(
+        name="gate",
+        help="Gives a new model on if nothing it could do was lost, else the one before it.",
+        settings="herdbook.posttrain.round_settings:GateSettings",
+        function="herdbook.posttrain.gate:gate",
+        takes={
+            "model": Takes("model"),
+            "previous": Takes("model", required=False),
+            "requests": Takes("requests"),
+            "trained": Takes("model", required=False, many=True),
+        },
+        gives="model",
+        resumes=True,
+        headline=("passed", "score", "change", "ended"),
+    )
+)
+register(
+    StageKind(
+        name="rounds",
+        help="Gives the last gate's model, with the figures of all rounds; `posttrain` ends in it.",
+        settings="herdbook.posttrain.round_settings:RoundsEndSettings",
+        function="herdbook.posttrain.rounds:rounds",
+        takes={"gates": Takes("model", many=True)},
+        gives="model",
+        headline=("score", "ended"),
     )
 )

@@ -1,0 +1,143 @@
+"""Collecting preferences (§4.1.1): two answers to each request, from two models where there are two, and a judgement.
+
+What is written is TRL's conversational form with the strength, the edited answer, the task and the round beside it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from herdbook.evaluate.intervals import mean, proportion
+from herdbook.posttrain.annotators import STRENGTHS, Judge, Judgement, Pair, Simulated
+from herdbook.posttrain.asking import Drawer, Request, in_chunks, rates, read_requests, verdicts
+from herdbook.posttrain.round_settings import CollectSettings
+from herdbook.posttrain.rows import write_rows
+from herdbook.settings import UserError
+from herdbook.tokens.tools import answer_message
+
+Row = dict[str, Any]
+
+
+def collect(settings: CollectSettings, models: dict[str, Path], requests: Path, out: Path) -> dict[str, Any]:
+    """Write `out`/preferences/preferences.jsonl; returns what was drawn, judged and dropped.
+
+    `models` are named folders that share the draws of each request. Goes on from what a killed run left in `out`.
+    UserError when no request gets two answers, and for what the annotator finds wrong.
+    """
+    target = out / "preferences" / "preferences.jsonl"
+    asked = read_requests(requests, settings)
+    drawn = _draw(settings, models, asked, out)
+    pairs = [pair for pair in map(pair_of, asked, drawn) if pair is not None]
+    if not pairs:
+        raise UserError("no request got two answers that ended and differ; raise temperature, draws or max_tokens")
+    judged, bill = _judge(settings, pairs, out)
+    rows = [preference(pair, found, settings.round) for pair, found in zip(pairs, judged, strict=True) if found]
+    if not rows:
+        raise UserError(f"none of {len(pairs)} pairs was judged")
+    write_rows(target, rows)
+    for file in (*out.glob("drawn*.jsonl"), *out.glob("judged*.jsonl")):
+        file.unlink()
+    strengths = Counter(row["strength"] for row in rows)
+    return {
+        "requests": len(asked),
+        "pairs": len(pairs),
+        "preferences": len(rows),
+        "dropped": {"no_pair": len(asked) - len(pairs), "not_judged": len(pairs) - len(rows)},
+        "edited": sum(row["edited"] is not None for row in rows),
+        "strengths": {name: strengths[name] for name in STRENGTHS},
+        **_agreement(pairs, judged),
+        **rates([row for own in drawn for row in own]),
+        **({"judge": bill} if bill else {}),
+    }
+
+
+def _draw(settings: CollectSettings, models: dict[str, Path], asked: list[Request], out: Path) -> list[list[Row]]:
+    """Of each request the answers of each model; one model is in memory at a time."""
+    count = max(1, settings.draws // len(models))
+    found = []
+    for place, folder in enumerate(models.values()):
+        drawer = Drawer(folder, settings)
+        prompts = [(request, request["messages"]) for request in asked]
+        rows = drawer.draw_all(prompts, count, out / f"drawn.{place}.jsonl")
+        found.append([{**row, "model": name} for row, name in zip(rows, [list(models)[place]] * len(rows))])
+    return [list(own) for own in zip(*found, strict=True)]
+
+
+def pair_of(request: Request, drawn: Sequence[Row]) -> Pair | None:
+    """The first two whole answers that differ, of different models where it can be; None when there are none.
+
+    Answers are taken in turn from the models: the first of each, the second of each, and so on.
+    """
+    turns = zip(*([(row["model"], *item) for item in zip(row["answers"], row["ended"])] for row in drawn))
+    able = [(model, answer) for turn in turns for model, answer, ended in turn if ended and answer]
+    if not able:
+        return None
+    model, answer = able[0]
+    others = [item for item in able if item[1] != answer]
+    other = next((item for item in others if item[0] != model), others[0] if others else None)
+    return None if other is None else Pair(request, (answer, other[1]), (model, other[0]))
+
+
+def _judge(
+    settings: CollectSettings, pairs: list[Pair], out: Path
+) -> tuple[list[Judgement | None], dict[str, float] | None]:
+    """The judgement of each pair, going on from those in `out`; and the bill, where someone is paid."""
+    if settings.annotator == "people":
+        from herdbook.posttrain.annotate_page import ask_people
+
+        return ask_people(pairs, out / "judged.jsonl", settings), None
+    if settings.annotator == "world":
+        simulated = Simulated(settings.taste, settings.seed)
+        return simulated.annotate(pairs), None
+    assert settings.judge is not None
+    judge = Judge(settings.judge, settings.seed)
+
+    def work(part: Sequence[Pair]) -> list[Row]:
+        return [{} if found is None else vars(found) for found in judge.annotate(part)]
+
+    try:
+        items = {pair.id: pair for pair in pairs}
+        rows = in_chunks(out / "judged.jsonl", items, work, 8 * settings.judge.parallel, "judging")
+    finally:
+        judge.close()
+    return [Judgement(**row) if row else None for row in rows], judge.bill
+
+
+def preference(pair: Pair, judged: Judgement, round: int) -> Row:
+    """A judged pair in TRL's conversational form."""
+
+    tools = pair.request.get("tools")
+
+    def answer(text: str) -> list[dict[str, Any]]:
+        return [answer_message(text, tools)]
+
+    row = {
+        "id": pair.id,
+        "prompt": pair.request["messages"],
+        "chosen": answer(pair.answers[judged.chosen]),
+        "rejected": answer(pair.answers[1 - judged.chosen]),
+        "strength": judged.strength,
+        "edited": answer(judged.edited) if judged.edited else None,
+        "task": pair.request.get("task"),
+        "source": " / ".join((pair.models[judged.chosen], pair.models[1 - judged.chosen])),
+        "round": round,
+    }
+    return row | ({"tools": tools} if tools else {})
+
+
+def _agreement(pairs: list[Pair], judged: list[Judgement | None]) -> dict[str, Any]:
+    """Where verifiers tell two answers apart: how often the annotator chose the better; and what answers are worth."""
+    true = verdicts([pair.request for pair in pairs], [pair.answers for pair in pairs])
+    known = [
+        (found, first, second)
+        for found, (first, second) in zip(judged, true, strict=True)
+        if found is not None and first is not None and second is not None
+    ]
+    apart = [(found.chosen == int(second > first)) for found, first, second in known if first != second]
+    if not known:
+        return {}
+    worth = mean([(first + second) / 2 for _, first, second in known])
+    return {"agreement": proportion(sum(apart), len(apart)), "score": worth}
