@@ -315,6 +315,32 @@ def evaluate(
 
 
 @app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="A model preset, such as llama3-405b.")] = "",
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings: devices=16384 tokens=15.6e12 cluster=h100-roce …")
+    ] = None,
+    serving: Annotated[bool, typer.Option("--serving", help="Plan inference instead of training.")] = False,
+    prompt: Annotated[int, typer.Option(help="Tokens of a prompt, for --serving.")] = 1024,
+    answer: Annotated[int, typer.Option(help="Tokens of an answer, for --serving.")] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Say what a training run or serving will take: layout, memory, time, interruptions, energy, money."""
+    from herdbook import planning
+    from herdbook.report.text import show
+
+    if not model:
+        show(planning.help_lines())
+        return
+    settings = planning.plan_settings(model, overrides or ())
+    lines, figures = planning.serving(settings, prompt, answer) if serving else planning.training(settings)
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+    else:
+        show(lines)
+
+
+@app.command()
 def why(
     url: Annotated[str, typer.Argument(help="The address of a page.")],
     entry: Annotated[str | None, typer.Option(help="The documents to look in; all of the book's if left out.")] = None,

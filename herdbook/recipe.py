@@ -80,11 +80,11 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     _unknown_keys(top, TOP_KEYS, "a recipe has no key", problems)
     raw = _raw_stages(root, problems)
     machine = {} if "machine" in raw else {"machine": top.get("machine") or Marked({}, root.origin, root.line)}
-    for override in overrides:
-        if override.startswith("machine.") and machine:
-            machine = _override(machine, override, problems)
+    for word in overrides:
+        if word.startswith("machine.") and machine:
+            machine = override(machine, word, problems)
         else:
-            raw = _override(raw, override, problems)
+            raw = override(raw, word, problems)
     raw = {name: node.map_text(_filler(path, problems)) for name, node in raw.items()}
     kinds = {name: kind for name, node in raw.items() if (kind := _kind(name, node, problems))}
     raw, kinds = expand(raw, kinds, problems)
@@ -148,10 +148,10 @@ def _raw_stages(root: Marked, problems: list[Problem]) -> dict[str, Marked]:
     return raw
 
 
-def _override(raw: dict[str, Marked], override: str, problems: list[Problem]) -> dict[str, Marked]:
+def override(raw: dict[str, Marked], word: str, problems: list[Problem]) -> dict[str, Marked]:
     """`raw` with one `stage.key=value` applied; the value is read as YAML, and a mapping is made where none stands."""
-    origin = f"command line, {override}"
-    target, equals, text = override.partition("=")
+    origin = f"command line, {word}"
+    target, equals, text = word.partition("=")
     stage, *keys = target.strip().split(".")
     if not equals or not keys or not all(keys):
         problems.append(Problem(origin, "an override is written STAGE.SETTING=VALUE, such as base.steps=100"))

@@ -13,7 +13,7 @@ ROWS = [
     {"model", "tokens", "corpus", "world"},
     {"train", "inference"},
     {"evaluate"},
-    {"pretrain", "posttrain"},
+    {"pretrain", "posttrain", "scaling"},
 ]
 APART = {"model", "tokens", "corpus", "world"}
 STAGES_APART = {"pretrain", "posttrain"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from herdbook.fingerprint import plain
@@ -38,11 +39,17 @@ def one_kind(kind: StageKind) -> list[str]:
     for name, takes in kind.takes.items():
         need = "" if takes.required else ", may be left out"
         lines.append(f"from {name}: {'stages' if takes.many else 'a stage'} giving {takes.gives}{need}")
+    settings = setting_lines(kind.settings_class())
+    return [*lines, "", *settings] if settings else lines
+
+
+def setting_lines(settings: type[BaseModel]) -> list[str]:
+    """Settings as a table: name, type, default and help of each; no line where there are none."""
     rows = [
         (item.name, item.type, "required" if item.required else _default(item.default), item.help)
-        for item in fields(kind.settings_class())
+        for item in fields(settings)
     ]
-    return [*lines, "", *table(("setting", "type", "default", ""), rows)] if rows else lines
+    return table(("setting", "type", "default", ""), rows) if rows else []
 
 
 def _how(kind: StageKind) -> str:

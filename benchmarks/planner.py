@@ -1,0 +1,108 @@
+"""The planner and the laws: table 4 from its first row, and seconds of searches, simulations and fits.
+
+python benchmarks/planner.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import RESULTS, command_line, machine, print_table, spread, write_result
+
+from herdbook.model.config import preset
+from herdbook.scaling.cluster import load_calibration, load_cluster
+from herdbook.scaling.interruptions import Remedies, simulate
+from herdbook.scaling.laws import LAWS, fit
+from herdbook.scaling.runs import make_runs
+from herdbook.scaling.search import layouts, search
+from herdbook.scaling.steps import Layout, Step, fit_matmul
+
+RESULT = RESULTS / "planner.json"
+BATCH = 16 * 2**20
+TABLE4 = [
+    (8192, (8, 1, 16, 64), 8192, 32, 430, 43),
+    (16384, (8, 1, 16, 128), 8192, 16, 400, 41),
+    (16384, (8, 16, 16, 8), 131_072, 16, 380, 38),
+]
+
+
+def seconds(work: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Processor seconds of a call, repeated."""
+    took = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        took.append(time.process_time() - start)
+    return spread(took)
+
+
+def table4() -> list[dict[str, Any]]:
+    """The paper's rows and ours."""
+    model, cluster, calibration = preset("llama3-405b"), load_cluster("h100-roce"), load_calibration()
+    found: list[dict[str, Any]] = []
+    for devices, topology, length, rows, tflops, mfu in TABLE4:
+        t, c, p, d = topology
+        step = Step(model, Layout(t, c, p, d, 1, rows, 8, "selective"), length, cluster, calibration)
+        if not found:
+            calibration = fit_matmul(step, tflops)
+        step = replace(step, calibration=calibration)
+        best = [one.layout.topology for one in search(model, cluster, calibration, devices, BATCH, length).best]
+        found.append(
+            {
+                "devices": devices, "topology": topology, "length": length, "paper": {"tflops": tflops, "mfu": mfu},
+                "plan": {"tflops": step.tflops, "mfu": 100 * step.mfu()}, "rank": best.index(topology) + 1,
+                "matmul": calibration.matmul,
+            }
+        )  # fmt: skip
+    return found
+
+
+def main() -> None:
+    """Reckon, time, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=5, help="times each thing is timed")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where the result is written")
+    args = parser.parse_args()
+    model, cluster, calibration = preset("llama3-405b"), load_cluster("h100-roce"), load_calibration()
+    rows = table4()
+    generator = np.random.default_rng(0)
+    sizes = np.exp(generator.uniform(np.log(4e7), np.log(1.6e10), 245))
+    tokens = np.exp(generator.uniform(np.log(2e8), np.log(3e11), 245))
+    loss = (1.69 + 406.4 / sizes**0.34 + 410.7 / tokens**0.28) * np.exp(generator.normal(0, 0.003, 245))
+    runs = make_runs(sizes, tokens, loss)
+    every = list(layouts(model, cluster, 16384, BATCH // 8192, 8192, context_tokens=1024))
+    timed = {
+        "search of 16,384 devices": seconds(
+            lambda: search(model, cluster, calibration, 16384, BATCH, 8192), args.repeats
+        ),
+        f"the same, context ranks at 8K too: {len(every)} layouts": seconds(
+            lambda: search(model, cluster, calibration, 16384, BATCH, 8192, 1024), args.repeats
+        ),
+        "54 days × 1,000 draws": seconds(lambda: simulate(16384, 54, Remedies(spares=20)), args.repeats),
+        "approach 3, 245 runs": seconds(lambda: fit(LAWS["chinchilla"], runs), args.repeats),
+    }
+    result = {"command": command_line(), "machine": machine(), "table_4": rows, "processor_seconds": timed}
+    print_table(
+        ["devices", "topology", "paper TFLOPs", "plan", "paper MFU", "plan", "rank"],
+        [
+            [
+                f"{row['devices']:,}", " × ".join(map(str, row["topology"])), str(row["paper"]["tflops"]),
+                f"{row['plan']['tflops']:.1f}", f"{row['paper']['mfu']} %",
+                f"{row['plan']['mfu']:.1f} %", str(row["rank"]),
+            ]
+            for row in rows
+        ],
+    )  # fmt: skip
+    figures = ("min", "median", "max")
+    print_table(["", *figures], [[name, *(f"{took[key]:.3f} s" for key in figures)] for name, took in timed.items()])
+    write_result(args.out, result)
+
+
+if __name__ == "__main__":
+    main()

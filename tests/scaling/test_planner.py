@@ -1,0 +1,188 @@
+"""The planner against the paper's table 4, model card and interruptions, and against closed forms."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from herdbook.cli import app
+from herdbook.model.config import preset
+from herdbook.planning import plan_settings
+from herdbook.scaling.cluster import load_calibration, load_cluster, names
+from herdbook.scaling.interruptions import (
+    Remedies,
+    daly,
+    expected_share,
+    paper_record,
+    read_record,
+    simulate,
+    worth,
+    young,
+)
+from herdbook.scaling.planner import PlanSettings, make_plan
+from herdbook.scaling.search import reasons, search
+from herdbook.scaling.serving import cache_bytes, serve
+from herdbook.scaling.steps import GIB, Layout, Step, fit_matmul
+from herdbook.settings import UserError
+
+MODEL, CLUSTER = preset("llama3-405b"), load_cluster("h100-roce")
+BATCH = 16 * 2**20
+TABLE4 = [  # devices, (TP, CP, PP, DP), length, rows of a data rank, TFLOPs, MFU
+    (8192, (8, 1, 16, 64), 8192, 32, 430, 0.43),
+    (16384, (8, 1, 16, 128), 8192, 16, 400, 0.41),
+    (16384, (8, 16, 16, 8), 131_072, 16, 380, 0.38),
+]
+
+
+def table4_step(row: int) -> Step:
+    _, (t, c, p, d), length, rows, _, _ = TABLE4[row]
+    return Step(MODEL, Layout(t, c, p, d, 1, rows, 8, "selective"), length, CLUSTER, load_calibration())
+
+
+def test_table_4_from_its_first_row() -> None:
+    calibration = fit_matmul(table4_step(0), 430)
+    assert calibration.matmul == pytest.approx(load_calibration().matmul, abs=5e-4)  # what clusters.yaml says
+    for row, (devices, topology, length, _, tflops, mfu) in enumerate(TABLE4):
+        step = replace(table4_step(row), calibration=calibration)
+        assert step.layout.devices == devices and step.tokens == BATCH and step.fits
+        assert step.tflops == pytest.approx(tflops, rel=0.05), row
+        assert step.mfu() == pytest.approx(mfu, abs=0.02), row
+        assert step.seconds == pytest.approx(sum(step.parts.values()))
+        best = [found.layout.topology for found in search(MODEL, CLUSTER, calibration, devices, BATCH, length).best[:5]]
+        assert topology in best, (row, best)
+
+
+def test_operations_of_a_step_by_hand() -> None:
+    """12 numbers of 405B's shape, multiplied out: §3.2 table 3, attention causal."""
+    block = 2 * 16384 * 16384 + 2 * 16384 * 1024 + 3 * 16384 * 53248
+    per_token = 6 * (126 * block + 16384 * 128256) + 12 * 126 * 16384 * (8192 + 1) / 2
+    assert table4_step(0).flops() == pytest.approx(per_token * BATCH, rel=1e-12)
+    full = 6 * (126 * block + 16384 * 128256) + 12 * 126 * 16384 * 131_072
+    assert table4_step(2).flops(full=True) == pytest.approx(full * BATCH, rel=1e-12)
+
+
+def test_405b_costs_what_the_model_card_says() -> None:
+    """30.84M device-hours of 700 W and 8,930 t: 14.8T tokens in rows of 8K and 800B in rows of up to 128K (§3.4)."""
+    plans = [
+        make_plan(PlanSettings(model="llama3-405b", devices=16384, tokens=t, batch=BATCH, length=n))
+        for t, n in ((14.8e12, 8192), (0.8e12, 131_072))
+    ]
+    assert sum(plan.device_hours for plan in plans) == pytest.approx(30.84e6, rel=0.05)
+    assert sum(plan.kwh for plan in plans) == pytest.approx(30.84e6 * 0.7, rel=0.05)
+    assert sum(plan.tonnes for plan in plans) == pytest.approx(8930, rel=0.05)
+    assert plans[0].outcome.mean > 0.90
+
+
+def test_interruptions_of_the_54_days() -> None:
+    record = paper_record()
+    assert record.unplanned == 419 and 1 / record.per_second(16384) / 3600 == pytest.approx(3.09, abs=0.01)
+    quick = simulate(16384, 54, Remedies(save=10, notice=0, restart=300))
+    slow = simulate(16384, 54, Remedies(save=60, notice=0, restart=600))
+    assert quick.mean == pytest.approx(0.93, abs=0.01) and slow.mean == pytest.approx(0.85, abs=0.01)
+    total = quick.mean + quick.saving + quick.lost + quick.down + quick.waiting
+    assert total == pytest.approx(1, abs=1e-9)
+    # All the interruptions that come while training is up.
+    assert quick.interruptions.mean() == pytest.approx(419 * (1 - quick.down), rel=0.02)
+
+
+def test_simulation_is_dalys_closed_form() -> None:
+    record = paper_record().model_copy(update={"planned": 0})
+    for save, restart, interval in ((10.0, 300.0, None), (60.0, 600.0, 3000.0), (120.0, 60.0, 400.0)):
+        how = Remedies(save=save, notice=0, restart=restart, interval=interval)
+        found = simulate(16384, 200, how, record, draws=300)
+        exact = expected_share(save, found.interval, found.between, restart)
+        assert found.mean == pytest.approx(exact, abs=0.004)
+    between = 1 / record.per_second(16384)
+    assert daly(10, between) == pytest.approx(young(10, between), rel=0.03)
+    grid = np.geomspace(100, 5000, 400)
+    shares = [expected_share(60, one, between, 300) for one in grid]
+    assert grid[int(np.argmax(shares))] == pytest.approx(daly(60, between), rel=0.03)
+
+
+def test_spares_and_groups_are_worth_something() -> None:
+    few = simulate(16384, 54, Remedies(spares=3, repair=24), draws=100)
+    many = simulate(16384, 54, Remedies(spares=100, repair=24), draws=100)
+    enough = simulate(16384, 54, Remedies(), draws=100)
+    assert few.mean < many.mean - 0.1 and many.mean == pytest.approx(enough.mean, abs=0.005) and few.waiting > 0.1
+    assert simulate(16384, 54, Remedies(groups=8), draws=100).mean > enough.mean + 0.03
+    gains = worth(16384, 54, Remedies(spares=30), draws=50)
+    assert gains["spare nodes"] > gains["fast checkpoints"] > 0
+
+
+def test_a_record_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "ours.yaml"
+    path.write_text("devices: 64\ndays: 100\ncauses:\n  gpu: {count: 4}\n")
+    assert 1 / read_record(path).per_second(128) == pytest.approx(100 * 86_400 / 8)
+    path.write_text("devices: 64\ndays: 100\ncauses:\n  gpu: {count: -4}\n")
+    with pytest.raises(UserError, match=r"ours\.yaml"):
+        read_record(path)
+
+
+def test_memory_of_the_parts_by_hand() -> None:
+    parts = table4_step(0).memory_parts()
+    block = 2 * 16384 * 16384 + 2 * 16384 * 1024 + 3 * 16384 * 53248
+    local = 8 * block / 8
+    assert parts["weights"] == 2 * local and parts["gradients"] == 4 * local and parts["optimizer"] == 12 * local / 64
+    # Interleaved 1F1B: (8 - 1) * 16 + 2 * 15 stages' micro-batches ahead, and one; each is one block here.
+    kept = 2 * 8192 * (2 * 16384 + 2 * 16384 + 2 * 1024 + 2 * 53248) / 8
+    assert parts["activations"] == pytest.approx((7 * 16 + 30 + 1) * kept)
+
+
+def test_too_small_a_cluster_says_what_would_do() -> None:
+    with pytest.raises(UserError, match=r"lacks .* 128 would hold it"):
+        search(MODEL, CLUSTER, load_calibration(), 64, BATCH, 8192)
+    with pytest.raises(UserError, match=r"no whole number of rows of 8,192; 8,192 is"):
+        search(MODEL, CLUSTER, load_calibration(), 64, 8193, 8192)
+    with pytest.raises(UserError, match="full peak it would be"):
+        fit_matmul(table4_step(0), 2000)
+    with pytest.raises(UserError, match="no cluster 'h1000'"):
+        load_cluster("h1000")
+
+
+def test_reasons_name_what_binds() -> None:
+    found = search(MODEL, CLUSTER, load_calibration(), 16384, BATCH, 8192).best[0]
+    told = {reason.change: reason for reason in reasons(found)}
+    assert "GiB" in told["recompute none"].why and told["recompute none"].ratio is None
+    assert told["pipeline 32"].ratio is not None and "bubble" in told["pipeline 32"].why
+    assert told["recompute full"].ratio == pytest.approx(4 / 3, abs=0.05)
+
+
+def test_serving() -> None:
+    assert cache_bytes(preset("llama3-8b")) == 2 * 2 * 32 * 8 * 128
+    calibration = load_calibration()
+    whole = serve(MODEL, CLUSTER, calibration, scheme="bf16")
+    small = serve(MODEL, CLUSTER, calibration, scheme="fp8")
+    assert (whole.devices, small.devices) == (16, 8)  # §6.1: bf16 needs two nodes; §6.2: fp8 one
+    assert 1.2 < small.prefill / whole.prefill <= 2.0
+    # One answer at a time: a token takes as long as the weights take to be read.
+    alone = serve(preset("llama3-8b"), CLUSTER, calibration, batch=1)
+    read = 2 * preset("llama3-8b").parameters() / (0.8 * 3.35e12)
+    assert alone.step == pytest.approx(read, rel=0.02)
+    with pytest.raises(UserError, match=r"8 devices .* do not hold .*; 16 would"):
+        serve(MODEL, CLUSTER, calibration, devices=8)
+    with pytest.raises(UserError, match="no 8-bit"):
+        serve(MODEL, load_cluster("a100-infiniband"), calibration, scheme="fp8")
+
+
+@pytest.mark.parametrize("cluster", names())
+def test_every_cluster_plans_a_small_model(cluster: str) -> None:
+    plan = make_plan(PlanSettings(model="10m", cluster=cluster, devices=1, tokens=1e9, batch=65_536, length=2048))
+    assert 0 < plan.step.mfu() < 1 and plan.days > 0 and plan.step.memory < plan.cluster.memory * GIB
+
+
+def test_the_command(tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["plan", "llama3-8b", "devices=8", "tokens=1e11", "--json"])
+    assert run.exit_code == 0, run.output
+    figures = json.loads(run.output)
+    assert figures["device_hours"] == pytest.approx(figures["days_with_interruptions"] * 24 * 8)
+    shown = CliRunner().invoke(app, ["plan", "llama3-8b", "devices=8", "tokens=1e11"])
+    assert "effective training time" in shown.output and "TP × CP × PP × DP" in shown.output
+    assert "a million tokens" in CliRunner().invoke(app, ["plan", "llama3-70b", "--serving"]).output
+    assert "remedies.spares" in CliRunner().invoke(app, ["plan"]).output
+    with pytest.raises(UserError, match="did you mean 'devices'"):
+        plan_settings("llama3-8b", ["devcies=8"])
+    with pytest.raises(UserError, match="'8' is no setting"):
+        plan_settings("llama3-8b", ["8"])
