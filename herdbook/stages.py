@@ -209,6 +209,16 @@ register(
 )
 register(
     StageKind(
+        name="adopt",
+        help="Takes a Llama that was raised elsewhere into the herd, checked whole.",
+        settings="herdbook.train.adopt:AdoptSettings",
+        function="herdbook.train.adopt:adopt",
+        gives="model",
+        headline=("parameters", "context"),
+    )
+)
+register(
+    StageKind(
         name="pretrain",
         help="Trains a Llama-3-style model on token shards, from random weights or on from a model.",
         settings="herdbook.pretrain.settings:PretrainSettings",
