@@ -1,33 +1,53 @@
-"""Generation on a CPU beside transformers: tokens a second at batch 1 and 16, rejection sampling, memory of the cache.
+"""Generation on a CPU beside transformers and llama.cpp: tokens a second, rejection sampling, memory of the cache.
 
-Both run the same randomly drawn Llama (512 wide, 8 layers, vocabulary 32,000, 56M parameters; `--small` for rejection
-sampling) in the same type, in one process with the same threads, taking turns; each figure is a ratio within a turn.
-transformers' generate writes to a preallocated StaticCache or its default one, and the faster one counts.
+All run the same randomly drawn Llama in turns, with the same threads; each figure is a ratio within a turn.
+transformers' generate writes to a preallocated StaticCache or its default one, and the faster one counts. llama.cpp
+takes part where it is there (infer_peers.py). Parts:
+- decode: 56M parameters (512 wide, 8 layers, vocabulary 32,000), answers of 128 tokens behind prompts of 32, batch 1
+  and 16; prompts of 512 tokens alone, one and four at once;
+- sample: sixteen answers to each of 200 prompts, a small model; memory: sequences in the same cache;
+- large (only when named): 1.1B parameters in TinyLlama's shape; bfloat16 beside transformers and F16, 8 bits beside
+  Q8_0, 4 beside Q4_0; decode steps alone, and what share of the memory's speed they come to.
 
-    python benchmarks/infer_engine.py [--repeats 5] [--threads 2] [--dtype bfloat16] [--part decode|sample|memory]
+    python benchmarks/infer_engine.py [--repeats 5] [--threads 2] [--dtype bfloat16] [--part decode …]
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import RESULTS, command_line, machine, print_table, spread, versions, write_result
+from infer_peers import (
+    CLOCKS,
+    LlamaCpp,
+    Ours,
+    Transformers,
+    generate,
+    interleave,
+    llama_python,
+    model_of,
+    peer_of,
+    prompts_of,
+    read_rate,
+    save_for_llama,
+    tokenizer_of,
+)
+from infer_quantise import SHAPE, random_model
 
 from herdbook.inference.engine import Engine, Sampling
 from herdbook.model.cache import BLOCK, KVPool
 from herdbook.model.config import ModelConfig
-from herdbook.model.huggingface import save_model
 from herdbook.model.transformer import Transformer
-from herdbook.tokens.tokenizer import Tokenizer, special_names
 
 RESULT = RESULTS / "infer_engine.json"
 CONFIG = ModelConfig(
@@ -38,55 +58,7 @@ SMALL = ModelConfig(
 )
 PROMPT, ANSWER = 32, 128
 QUESTIONS, ANSWERS, WORDS = 200, 16, 48
-
-
-def tokenizer_of(vocabulary: int) -> Tokenizer:
-    """Enough of a tokenizer for a model of random weights: bytes, then pairs of bytes."""
-    names = special_names(256)
-    ranks = {bytes([value]): value for value in range(256)}
-    for number in range(vocabulary - len(names) - 256):
-        ranks[bytes([number // 256, number % 256])] = len(ranks)
-    return Tokenizer(ranks, names)
-
-
-def model_of(config: ModelConfig, dtype: torch.dtype) -> Transformer:
-    """A model of random weights."""
-    model = Transformer(config)
-    model.initialize(0)
-    return model.to(dtype).eval()
-
-
-def peer_of(model: Transformer) -> Any:
-    """transformers' model with the same weights."""
-    from transformers import LlamaForCausalLM
-
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(model, Path(folder), bos_id=None, eos_ids=[])
-        return LlamaForCausalLM.from_pretrained(folder, dtype=model.embedding.weight.dtype).eval()
-
-
-def prompts_of(count: int, length: int, vocabulary: int) -> list[list[int]]:
-    """Random prompts."""
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, vocabulary - 300, (count, length), generator=generator).tolist()
-
-
-def peer_generate(peer: Any, prompts: list[list[int]], tokens: int, **options: Any) -> Any:
-    """transformers' generate over prompts of one length, without an end."""
-    ids = torch.tensor(prompts)
-    with torch.inference_mode():
-        return peer.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            eos_token_id=None,
-            pad_token_id=0,
-            **options,
-        )
-
-
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+LARGE_PROMPT, LARGE_ANSWER = 8, 17
 clock = CLOCKS["wall"]
 
 
@@ -97,34 +69,102 @@ def seconds(work: Callable[..., Any], *args: Any, **options: Any) -> float:
     return clock() - start
 
 
-def decode(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
-    """Greedy answers of 128 tokens behind prompts of 32, batch 1 and 16."""
-    model = model_of(CONFIG, dtype)
-    engine, peer = Engine(model, tokenizer_of(CONFIG.vocab_size), []), peer_of(model)
-    sampling = Sampling(max_tokens=ANSWER, ignore_end=True)
-    contenders: dict[str, Callable[[list[list[int]]], Any]] = {
-        "herdbook": partial(engine.generate, sampling=sampling),
-        "transformers": partial(peer_generate, peer, tokens=ANSWER, do_sample=False),
-        "transformers static": partial(
-            peer_generate, peer, tokens=ANSWER, do_sample=False, cache_implementation="static", disable_compile=True
-        ),
+def compared(rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Tokens a second of each, and how many times as fast as each peer ours is, turn by turn."""
+    ours, theirs = rates["herdbook"], {name: values for name, values in rates.items() if name != "herdbook"}
+    both = [name for name in theirs if name.startswith("transformers")]
+    groups = {name: [theirs[name]] for name in theirs if name not in both}
+    if both:
+        groups["transformers"] = [theirs[name] for name in both]
+    return {
+        "tokens_per_second": {name: spread(values) for name, values in rates.items()},
+        "ratio": {
+            name: spread([mine / max(others) for mine, *others in zip(ours, *columns, strict=True)])
+            for name, columns in groups.items()
+        },
     }
+
+
+@contextmanager
+def contenders_of(model: Transformer, args: argparse.Namespace, kind: str | None = "F16") -> Iterator[dict[str, Any]]:
+    """The engine, transformers with both of its caches, and llama.cpp where it is there."""
+    peer = peer_of(model)
+    found: dict[str, Any] = {
+        "herdbook": Ours(model, args.clock),
+        "transformers": Transformers(peer, args.clock),
+        "transformers static": Transformers(peer, args.clock, cache_implementation="static", disable_compile=True),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        if kind and llama_python():
+            save_for_llama(model, Path(folder))
+            found[f"llama.cpp {kind}"] = LlamaCpp(Path(folder), kind, args.threads, args.clock)
+        try:
+            yield found
+        finally:
+            for contender in found.values():
+                if isinstance(contender, LlamaCpp):
+                    contender.close()
+
+
+def decode(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
+    """Greedy answers of 128 tokens behind prompts of 32, batch 1 and 16; then prompts of 512 alone."""
+    out: dict[str, Any] = {}
+    with contenders_of(model_of(CONFIG, dtype), args) as contenders:
+        works = {f"batch {batch}": (batch, PROMPT, ANSWER) for batch in (1, 16)}
+        works |= {f"reading {batch} x 512": (batch, 512, 1) for batch in (1, 4)}
+        for name, (batch, length, tokens) in works.items():
+            prompts = prompts_of(batch, length, CONFIG.vocab_size)
+            took = interleave(contenders, [(prompts, tokens)], args.repeats)
+            counted = batch * (tokens if tokens > 1 else length)
+            out[name] = compared({peer: [counted / turn[0] for turn in turns] for peer, turns in took.items()})
+            print(f"  {name}: {out[name]['ratio']}", file=sys.stderr)
+            llama = contenders.get("llama.cpp F16")
+            if llama and tokens > 1:
+                same = zip(llama.ids, contenders["herdbook"].ids, strict=True)
+                out[name]["answers_begin_as_llama_cpps"] = statistics.mean(a[:8] == b[:8] for a, b in same)
+    return out
+
+
+def large(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
+    """Decode steps of 1.1B parameters: the time of 17 tokens less that of the first, over 16 tokens."""
+    out: dict[str, Any] = {"read_bytes_per_second": read_rate(args.threads)}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.keep or Path(temporary)
+        if llama_python() and not (folder / "config.json").is_file():
+            save_for_llama(random_model(None, args.layers, False), folder)
+        for name, scheme, kind in (("bf16", None, "F16"), ("int8", "int8", "Q8_0"), ("int4", "int4", "Q4_0")):
+            if args.kinds and name not in args.kinds:
+                continue
+            model = random_model(scheme, args.layers, scheme is not None)
+            contenders: dict[str, Any] = {"herdbook": Ours(model, args.clock)}
+            if scheme is None:
+                contenders["transformers"] = Transformers(peer_of(model), args.clock)
+            if llama_python():
+                contenders[f"llama.cpp {kind}"] = LlamaCpp(folder, kind, args.threads, args.clock)
+            held = [
+                t.nbytes for part in model.children() if part is not model.embedding for t in part.state_dict().values()
+            ]
+            out[name] = {"bytes_a_step": sum(held)} | large_rates(
+                contenders, sum(held), out["read_bytes_per_second"], args
+            )
+            if llama_python():
+                contenders[f"llama.cpp {kind}"].close()
+            del model, contenders
+            gc.collect()
+    return out
+
+
+def large_rates(contenders: dict[str, Any], held: int, rate: float, args: argparse.Namespace) -> dict[str, Any]:
+    """Tokens a second at batch 1 and 16, and the share of the memory's speed at batch 1."""
     out: dict[str, Any] = {}
     for batch in (1, 16):
-        prompts = prompts_of(batch, PROMPT, CONFIG.vocab_size)
-        rates: dict[str, list[float]] = {name: [] for name in contenders}
-        for turn in range(args.repeats + 1):
-            for name, work in contenders.items():
-                engine.scheduler.blocks.forget()  # prompts are read each time
-                rate = batch * ANSWER / seconds(work, prompts)
-                if turn:  # the first turn warms up
-                    rates[name].append(rate)
-            print(f"  batch {batch}, turn {turn}", file=sys.stderr)
-        best = [max(pair) for pair in zip(rates["transformers"], rates["transformers static"], strict=True)]
-        out[f"batch {batch}"] = {
-            "tokens_per_second": {name: spread(values) for name, values in rates.items()},
-            "ratio": spread([ours / other for ours, other in zip(rates["herdbook"], best, strict=True)]),
-        }
+        prompts = prompts_of(batch, LARGE_PROMPT, SHAPE["vocab_size"])
+        took = interleave(contenders, [(prompts, 1), (prompts, LARGE_ANSWER)], args.repeats)
+        steps = batch * (LARGE_ANSWER - 1)
+        rates = {name: [steps / (whole - first) for first, whole in turns] for name, turns in took.items()}
+        out[f"batch {batch}"] = compared(rates)
+        print(f"  batch {batch}: {out[f'batch {batch}']['tokens_per_second']}", file=sys.stderr)
+    out["of_memory_speed"] = out["batch 1"]["tokens_per_second"]["herdbook"]["median"] * held / rate
     return out
 
 
@@ -139,7 +179,7 @@ def sample(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
     prompts = prompts_of(QUESTIONS, 64, SMALL.vocab_size)
     sampling = Sampling(max_tokens=WORDS, temperature=1.0, ignore_end=True)
     theirs = partial(
-        peer_generate, peer, tokens=WORDS, do_sample=True, temperature=1.0, top_k=0, num_return_sequences=ANSWERS
+        generate, peer, tokens=WORDS, do_sample=True, temperature=1.0, top_k=0, num_return_sequences=ANSWERS
     )
     looks = {size: seconds(theirs, prompts[: size // ANSWERS]) / (size // ANSWERS) for size in (32, 64, 256)}
     best = min(looks, key=looks.__getitem__) // ANSWERS
@@ -157,8 +197,7 @@ def sample(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
         "tokens_each": WORDS,
         "transformers_batch": best * ANSWERS,
         "transformers_seconds_per_prompt_by_batch": looks,
-        "tokens_per_second": {name: spread(values) for name, values in rates.items()},
-        "ratio": spread([ours / other for ours, other in zip(*rates.values(), strict=True)]),
+        **compared(rates),
     }
 
 
@@ -196,6 +235,10 @@ def memory(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
+PARTS = {"decode": decode, "sample": sample, "memory": memory, "large": large}
+SCHEMED = ("bf16", "int8", "int4")
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -206,11 +249,12 @@ def main() -> None:
     parser.add_argument("--peer-prompts", type=int, default=16, help="prompts that transformers samples for each turn")
     parser.add_argument("--answers", type=int, default=4, help="answers to each prompt when memory is compared")
     parser.add_argument("--steps", type=int, default=400, help="steps of the memory comparison")
-    parser.add_argument("--part", choices=["decode", "sample", "memory"], action="append", help="all when not given")
+    parser.add_argument("--part", choices=list(PARTS), action="append", help="all but large when not given")
+    parser.add_argument("--layers", type=int, default=22, help="layers of the large model")
+    parser.add_argument("--kinds", choices=["bf16", "int8", "int4"], action="append", help="of the large model; all")
+    parser.add_argument("--keep", type=Path, help="folder where the large model's files for llama.cpp stay")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the result is written")
-    parser.add_argument(
-        "--clock", choices=list(CLOCKS), default="wall", help="processor: beside other jobs, one thread"
-    )
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="processor: beside others, one thread")
     args = parser.parse_args()
     global clock
     clock = CLOCKS[args.clock]
@@ -219,21 +263,33 @@ def main() -> None:
     result: dict[str, Any] = {"command": command_line(), "machine": machine(), "dtype": args.dtype}
     result |= {"threads": args.threads, "clock": args.clock}
     result["versions"] = versions(sys.executable, ["torch", "transformers"])
+    if python := llama_python():
+        result["versions"] |= versions(python, ["llama-cpp-python", "gguf"])
     for part in args.part or ["decode", "sample", "memory"]:
-        result[part] = {"decode": decode, "sample": sample, "memory": memory}[part](args, dtype)
+        result[part] = PARTS[part](args, dtype)
+    show(result)
+    write_result(args.out, result)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the figures as one table."""
+    compared_ones = dict(result.get("decode", {}))
+    compared_ones |= {"sampling": result["sample"]} if "sample" in result else {}
+    for kind, batches in result.get("large", {}).items():
+        if isinstance(batches, dict):
+            compared_ones |= {f"1.1B {kind}, {name}": found for name, found in batches.items() if name[:5] == "batch"}
     rows = []
-    for batch, figures in result.get("decode", {}).items():
-        for name, rate in figures["tokens_per_second"].items():
-            rows.append([f"{batch}, {name}", *(f"{rate[key]:.0f}" for key in ("min", "median", "max")), ""])
-        rows[-1][-1] = f"{figures['ratio']['median']:.1f} x"
-    if "sample" in result:
-        for name, rate in result["sample"]["tokens_per_second"].items():
-            rows.append([f"sampling, {name}", *(f"{rate[key]:.0f}" for key in ("min", "median", "max")), ""])
-        rows[-1][-1] = f"{result['sample']['ratio']['median']:.1f} x"
+    for name, found in compared_ones.items():
+        for contender, rate in found["tokens_per_second"].items():
+            ratio = found["ratio"].get(contender)
+            shown = f"{ratio['median']:.2f} x ({ratio['min']:.2f} – {ratio['max']:.2f})" if ratio else ""
+            rows.append([f"{name}, {contender}", *(f"{rate[key]:.1f}" for key in ("min", "median", "max")), shown])
     print_table(["tokens/s", "least", "median", "most", "ratio"], rows)
     if "memory" in result:
         print(f"sequences in the same memory: {result['memory']['ratio']:.1f} x contiguous")
-    write_result(args.out, result)
+    if "large" in result:
+        shares = {kind: f"{found['of_memory_speed']:.0%}" for kind, found in result["large"].items() if kind in SCHEMED}
+        print(f"memory read at {result['large']['read_bytes_per_second'] / 1e9:.1f} GB/s; batch 1 comes to {shares}")
 
 
 if __name__ == "__main__":

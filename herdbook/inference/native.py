@@ -279,14 +279,14 @@ def openmp() -> str:
     return str(found[0]) if found else ""
 
 
-def compile_to(path: Path, compiler: str) -> None:
-    """Build the library; appears whole or not at all."""
+def compile_to(path: Path, compiler: str, sources: Sequence[Path] = ()) -> None:
+    """Build the library, of `sources` or of the engine's; appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         libraries = [openmp()] if openmp() else []
         subprocess.run(
-            [compiler, *FLAGS, *map(str, sorted(SOURCES.glob("*.cpp"))), *libraries, "-o", str(made)],
+            [compiler, *FLAGS, *map(str, sources or sorted(SOURCES.glob("*.cpp"))), *libraries, "-o", str(made)],
             check=True,
             capture_output=True,
             text=True,
