@@ -481,3 +481,14 @@ register(
         headline=("score", "ended"),
     )
 )
+register(
+    StageKind(
+        name="merge",
+        help="Merges LoRA adapters in peft's format into the model they were trained beside.",
+        settings="herdbook.posttrain.settings:MergeSettings",
+        function="herdbook.posttrain.merge:merge_adapters",
+        takes={"model": Takes("model", argument="start")},
+        gives="model",
+        headline=("matrices",),
+    )
+)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from herdbook.settings import InputPath, Settings, UserError
-from herdbook.train.settings import TrainSettings
+from herdbook.train.settings import TuningSettings
 
 
 class DialogsSettings(Settings):
@@ -23,7 +23,7 @@ class DialogsSettings(Settings):
     """Most rows of each feeding stage or file, the first ones; all when not given."""
 
 
-class PosttrainSettings(TrainSettings):
+class PosttrainSettings(TuningSettings):
     """How a model is trained on from a checkpoint; give `steps`, `tokens` or `epochs`."""
 
     epochs: float | None = Field(None, gt=0)
@@ -43,9 +43,6 @@ class PosttrainSettings(TrainSettings):
 
     validate_tokens: int = Field(50_000, gt=0)
     """Held-out tokens read by each validation within the run; the one at the end reads all."""
-
-    export_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the weights in the model folder."""
 
     def _check_end(self) -> None:
         given = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
@@ -98,3 +95,13 @@ class AverageSettings(Settings):
 
     heldout: float = Field(0.05, gt=0, le=1)
     """Share of the dialogs to judge by, chosen by a hash of the prompt; give what fine-tuning held out."""
+
+
+class MergeSettings(Settings):
+    """Which adapters are merged into a model."""
+
+    adapters: tuple[InputPath, ...] = Field(min_length=1)
+    """Folders of LoRA adapters in peft's format (adapter_config.json), merged one after the other."""
+
+    export_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights in the model folder."""

@@ -33,7 +33,7 @@ def sft(settings: SftSettings, dialogs: dict[str, Path], start: Path, out: Path)
     from herdbook.train.phased import PhasedBatches
     from herdbook.train.phases import Plan
     from herdbook.train.start import in_group, joined_groups
-    from herdbook.train.tuning import begin, export, model_folder
+    from herdbook.train.tuning import begin, export, model_folder, trained_share
 
     if settings.parallel.processes > 1 and not in_group():
         from herdbook.train.launch import launch
@@ -53,7 +53,7 @@ def sft(settings: SftSettings, dialogs: dict[str, Path], start: Path, out: Path)
     )
     if groups is None or groups.leads:
         export(model, tokenizer, out / "model", parallel, settings.export_dtype)
-    return {**nested(figures), "sets": found.figures, "epochs": batches.epochs()}
+    return {**nested(figures), **trained_share(model), "sets": found.figures, "epochs": batches.epochs()}
 
 
 class AnswerValidation:

@@ -136,9 +136,9 @@ class Run:
         return {"model": shape, "shapes": shapes, "optimizer": self.settings.optimizer}
 
     def state(self) -> dict[str, Any]:
-        """All tensors of the run, by name; loading into them restores it."""
+        """All tensors of the run, by name; loading into them restores it. What is frozen is where it came from."""
         return {
-            "model": dict(self.model.named_parameters()),
+            "model": {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad},
             "optimizer": self.optimizers.state(),
             "random": random_state(),
         }

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from herdbook.model.lora_settings import LoraSettings
 from herdbook.settings import Settings, UserError
 from herdbook.train.phases import Plan
 from herdbook.train.topology import ParallelSettings
@@ -163,3 +164,21 @@ class TrainSettings(Settings):
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return Plan.of(self).total_steps
+
+
+class TuningSettings(TrainSettings):
+    """How a model is trained on from a Hugging Face folder, whole or beside it."""
+
+    lora: LoraSettings | None = None
+    """Train adapters beside frozen matrices (LoRA, QLoRA) instead of the weights; all weights when not given."""
+
+    export_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights in the model folder."""
+
+    @model_validator(mode="after")
+    def _adapters_lie_whole(self) -> TuningSettings:
+        if self.lora is not None and (self.parallel.tensor > 1 or self.parallel.expert > 1):
+            raise UserError("lora lies whole on each rank: leave out parallel.tensor and parallel.expert, take shard")
+        if self.lora is not None and self.precision == "float8":
+            raise UserError("lora trains beside frozen matrices, which float8 has no use for; take precision=bf16")
+        return self

@@ -6,20 +6,27 @@ tokenizer as a folder that ends its turns, so that engines and transformers know
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from herdbook.console import log
+from herdbook.model.adapters import save_adapter
 from herdbook.model.huggingface import load_model, read_config, save_model
+from herdbook.model.lora import add_lora, merge, trained
+from herdbook.model.lora_settings import LoraSettings
 from herdbook.settings import UserError
 from herdbook.tokens.tokenizer import END_OF_MESSAGE, Tokenizer
 from herdbook.train.alone import alone, compile_blocks
 from herdbook.train.parallel import Parallel
 from herdbook.train.phases import Plan
-from herdbook.train.settings import TrainSettings
-from herdbook.train.start import loaded_model
+from herdbook.train.settings import TuningSettings
+from herdbook.train.spread import is_spread
+from herdbook.train.start import applied, loaded_model
 from herdbook.train.topology import check_plan
 
 
@@ -28,10 +35,24 @@ def model_folder(entry: Path) -> Path:
     return entry / "model" if (entry / "model" / "config.json").is_file() else entry
 
 
-def begin(settings: TrainSettings, folder: Path, parallel: Parallel | None) -> Any:
+@dataclass(frozen=True)
+class Adapted:
+    """What a model with adapters stands upon."""
+
+    folder: Path
+    """The Hugging Face folder of the frozen model."""
+
+    lora: LoraSettings
+
+    figures: dict[str, float]
+    """How many parameters are trained, and their share of the model's."""
+
+
+def begin(settings: TuningSettings, folder: Path, parallel: Parallel | None) -> Any:
     """The model of a Hugging Face folder before its first step, whole or in this rank's part; weights are fp32.
 
-    UserError when the topology does not fit it, or rows are longer than what it was made for.
+    With `settings.lora` its adapters are what is trained. UserError when the topology does not fit the model, or rows
+    are longer than what it was made for.
     """
     config = read_config(folder)
     longest = max(part.length for part in Plan.of(settings).parts)
@@ -40,13 +61,60 @@ def begin(settings: TrainSettings, folder: Path, parallel: Parallel | None) -> A
             f"rows of length={longest} tokens are longer than the {config.max_length} that the model {folder} holds; "
             "make them shorter, or extend the model first"
         )
+    if parallel is not None:
+        check_plan(settings.parallel, config, Plan.of(settings))
+    if settings.lora is not None:
+        return adapted(load_model(folder, dtype=torch.float32), settings, folder, parallel)
     if parallel is None:
         return alone(load_model(folder, dtype=torch.float32), settings)
-    check_plan(settings.parallel, config, Plan.of(settings))
     model = loaded_model(parallel, folder, settings)
     if settings.compile:
         compile_blocks(model, settings.parallel.recompute)
     return model
+
+
+def adapted(
+    model: Any,
+    settings: TuningSettings,
+    folder: Path,
+    parallel: Parallel | None,
+    whole: Collection[str] = (),  # weights that are trained beside the adapters, such as a new head
+) -> Any:
+    """The plain model of `folder` with adapters, as this process trains it; the model is changed in place.
+
+    Every rank loads the whole model once: only what is left after sharding is kept.
+    """
+    assert settings.lora is not None
+    total = sum(weight.numel() for weight in model.parameters())
+    add_lora(model, settings.lora, settings.seed, whole)
+    if settings.lora.dropout:  # what is left out is a function of the seed, of other things on each rank
+        torch.manual_seed(settings.seed + (parallel.rank if parallel is not None else 0))
+    count = sum(weight.numel() for weight in trained(model).values())
+    log("lora", rank=settings.lora.rank, trained=count, of=total, share=count / total)
+    figures = {"trained_parameters": count, "trained_share": count / total}
+    if parallel is None:
+        model = alone(model, settings)
+    else:
+        model = applied(parallel, model, settings)
+    object.__setattr__(model, "adapted", Adapted(folder, settings.lora, figures))
+    return model
+
+
+def trained_share(model: nn.Module) -> dict[str, float]:
+    """`trained_parameters` and `trained_share` of a model with adapters, for the figures; nothing of another."""
+    base: Adapted | None = getattr(model, "adapted", None)
+    return {} if base is None else base.figures
+
+
+def trained_wholes(model: nn.Module, parallel: Parallel | None) -> dict[str, Tensor]:
+    """The trained weights as whole tensors on the CPU, wherever their parts lie; called by every rank."""
+    mine = {}
+    for name, weight in trained(model).items():
+        found = weight.detach()
+        mine[name] = (found.full_tensor() if is_spread(found) else found).cpu()
+    if parallel is None or parallel.settings.pipeline == 1:
+        return mine
+    return {name: weight for part in parallel.ranks.gathered(mine) for name, weight in part.items()}
 
 
 def end_ids(tokenizer: Tokenizer) -> list[int]:
@@ -55,16 +123,30 @@ def end_ids(tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.eos_id, *([] if more is None else [more]), tokenizer.eot_id]
 
 
-def export(
-    model: nn.Module, tokenizer: Tokenizer, folder: Path, parallel: Parallel | None, dtype: str = "float32"
-) -> None:
-    """Write the model, its tokenizer and chat template as one Hugging Face folder; called by every rank."""
+def export(model: Any, tokenizer: Tokenizer, folder: Path, parallel: Parallel | None, dtype: str = "float32") -> None:
+    """Write the model, its tokenizer and chat template as one Hugging Face folder; called by every rank.
+
+    Adapters are merged into it, and lie in peft's format in `adapter` beside the folder.
+    """
     stored = torch.float32 if dtype == "float32" else torch.bfloat16
-    if parallel is None or parallel.rank == 0:
+    options: dict[str, Any] = {"dtype": stored, "bos_id": tokenizer.bos_id, "eos_ids": end_ids(tokenizer)}
+    leads = parallel is None or parallel.rank == 0
+    if leads:
         tokenizer.save(folder)
-    if parallel is not None:
+    base: Adapted | None = getattr(model, "adapted", None)
+    if base is not None:
+        weights = trained_wholes(model, parallel)
+        if leads:
+            plain = load_model(base.folder, dtype=torch.float32)
+            adapters = {name: weight for name, weight in weights.items() if name.endswith((".lora_a", ".lora_b"))}
+            save_adapter(adapters, base.lora, base.folder, folder.parent / "adapter", plain.config.experts > 0)
+            merge(plain, weights, base.lora)
+            save_model(plain, folder, **options)
+        if parallel is not None:
+            parallel.ranks.gathered(None)  # nobody leaves before it is written
+    elif parallel is not None:
         from herdbook.train.export import save_spread
 
-        save_spread(parallel.ranks, model, folder, dtype=stored, bos_id=tokenizer.bos_id, eos_ids=end_ids(tokenizer))
-        return
-    save_model(model, folder, dtype=stored, bos_id=tokenizer.bos_id, eos_ids=end_ids(tokenizer))  # type: ignore[arg-type]
+        save_spread(parallel.ranks, model, folder, **options)
+    else:
+        save_model(model, folder, **options)
