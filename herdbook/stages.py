@@ -492,3 +492,21 @@ register(
         headline=("matrices",),
     )
 )
+register(
+    StageKind(
+        name="synthesize",
+        help="Makes dialogs that are checked: code that runs, mathematics with right ends, calls of tools, long texts.",
+        settings="herdbook.posttrain.synthesis.settings:SynthesizeSettings",
+        function="herdbook.posttrain.synthesis.stage:synthesize",
+        takes={
+            "model": Takes("model", required=False),
+            "documents": Takes("documents", required=False, many=True),
+            "requests": Takes("requests", required=False, folder="requests"),
+            "judge": Takes("model", required=False),
+        },
+        gives="dialogs",
+        resumes=True,
+        either=("documents", "requests"),
+        headline=("dialogs", "*.dialogs"),
+    )
+)

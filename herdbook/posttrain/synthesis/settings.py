@@ -1,0 +1,106 @@
+"""Settings of the makers of dialogs (§4.3). They import no torch."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from herdbook.posttrain.select_settings import JudgeSettings
+from herdbook.settings import Settings, UserError
+
+
+class MakerSettings(Settings):
+    """What all makers share."""
+
+    count: int | None = Field(default=None, ge=1)
+    """Most requests or documents to work on, chosen by a hash; all when not given."""
+
+    temperature: float = Field(default=0.7, ge=0)
+    """Of the writer's drawing."""
+
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest answer, tokens."""
+
+
+class CodeSettings(MakerSettings):
+    """Solutions to programming problems, run, and repaired where they fail."""
+
+    tasks: tuple[str, ...] = ("program",)
+    """Tasks of the requests that are problems; without such requests problems are made of documents."""
+
+    language: str = "Python"
+    """Language of problems made of documents; only Python is run."""
+
+    tests: Literal["given", "model"] = "given"
+    """given: the first half of a request's own tests, the rest tells the truth; model: the writer writes tests."""
+
+    repairs: int = Field(default=2, ge=0)
+    """Rounds in which solutions that fail are mended."""
+
+    repair: Literal["dialog", "again"] = "dialog"
+    """dialog: the error is told and a correction asked for; again: the bare problem is answered once more."""
+
+    lint: bool = True
+    """Refuse code with undefined names and other errors that are seen without running (needs pyflakes)."""
+
+    keep: Literal["final", "whole"] = "final"
+    """final: problem and working solution; whole: with the failed tries and what was told about them."""
+
+    seconds: float = Field(default=10.0, gt=0)
+    """Time a solution and its tests may take."""
+
+
+class TranslateSettings(MakerSettings):
+    """Working code brought into another language, and back to be tested."""
+
+    tasks: tuple[str, ...] = ("program",)
+    """Tasks of the requests whose reference is Python code with tests."""
+
+    languages: tuple[str, ...] = ("TypeScript", "C++", "Java", "Rust", "PHP", "Bash")
+    """Languages it is written in, one for each request by a hash."""
+
+    seconds: float = Field(default=10.0, gt=0)
+    """Time the code that came back and its tests may take."""
+
+
+class ExplainSettings(MakerSettings):
+    """Explanations of code, kept where code written from the explanation alone does the same."""
+
+    excerpt: int = Field(default=2000, ge=40)
+    """Longest piece of code, characters; only whole top-level functions and classes are taken."""
+
+    language: str = "Python"
+    """Language of the documents' code."""
+
+
+class SynthesizeSettings(Settings):
+    """Which makers work; each that is given writes its own file of dialogs."""
+
+    judge: JudgeSettings = JudgeSettings()
+    """Who judges, and the prompts of writers and judges."""
+
+    code: CodeSettings | None = None
+    """Problems solved and repaired with execution feedback."""
+
+    translate: TranslateSettings | None = None
+    """Code translated to other languages and back."""
+
+    explain: ExplainSettings | None = None
+    """Code explained, and written again from the explanation."""
+
+    seed: int = 0
+    """Seed of the drawing and of the choices by hash."""
+
+    @model_validator(mode="after")
+    def _some_maker(self) -> Self:
+        if not self.makers:
+            names = [name for name in type(self).model_fields if name not in ("judge", "seed")]
+            raise UserError(f"synthesize: no maker is given; give at least one of {', '.join(names)}")
+        return self
+
+    @property
+    def makers(self) -> dict[str, MakerSettings]:
+        """The makers that are given, by name."""
+        found = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: one for name, one in found.items() if isinstance(one, MakerSettings)}
