@@ -353,6 +353,18 @@ register(
 )
 register(
     StageKind(
+        name="reward",
+        help="Makes a pre-trained model a judge of answers: one number of each, learnt from which was preferred.",
+        settings="herdbook.posttrain.preference_settings:RewardSettings",
+        function="herdbook.posttrain.reward:reward",
+        takes={"model": Takes("model"), "preferences": Takes("preferences", many=True)},
+        gives="reward",
+        resumes=True,
+        headline=("tokens", "heldout.accuracy", "heldout.longest"),
+    )
+)
+register(
+    StageKind(
         name="preference",
         help="Teaches a model which of two answers people prefer (DPO and its rivals), after fine-tuning.",
         settings="herdbook.posttrain.preference_settings:PreferenceSettings",

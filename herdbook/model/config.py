@@ -95,13 +95,18 @@ class ModelConfig(Settings):
         """Width of one head: `head_dim`, or dim / heads."""
         return self.head_dim or self.dim // self.heads
 
+    @property
+    def head_words(self) -> int:
+        """Numbers that the head gives of each token: one of each word, but of a reward model (`reward.py`)."""
+        return self.vocab_size
+
     def matmul_parameters(self) -> int:
         """Weights every token is multiplied with: the blocks' matrices and the head, not the embedding's look-up.
 
         Of a mixture, the router and the experts that a token is sent to.
         """
         active = min(self.experts_per_token, self.experts) if self.experts else 1
-        return self.layers * self._block_parameters(active) + self.dim * self.vocab_size
+        return self.layers * self._block_parameters(active) + self.dim * self.head_words
 
     def _block_parameters(self, feed_forwards: int) -> int:
         attention = 2 * self.dim * self.head_width * (self.heads + self.kv_heads)
@@ -110,7 +115,7 @@ class ModelConfig(Settings):
     def parameters(self) -> int:
         """All weights, a shared embedding counted once."""
         norms = (2 * self.layers + 1) * self.dim
-        tables = self.dim * self.vocab_size * (1 if self.tied_embeddings else 2)
+        tables = self.dim * (self.vocab_size + (0 if self.tied_embeddings else self.head_words))
         return self.layers * self._block_parameters(max(self.experts, 1)) + tables + norms
 
     def flops_per_token(self, mean_attended: float) -> float:

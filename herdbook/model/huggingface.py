@@ -21,6 +21,7 @@ from herdbook.files import read_json, sync_folder, write_json
 from herdbook.model.compressed import StoredLinear, dense_weights, read_schemes
 from herdbook.model.config import ModelConfig, RopeScaling
 from herdbook.model.quantized import FLOAT8, Scheme
+from herdbook.model.reward import RewardConfig
 from herdbook.model.rounded import RoundedLinear, rounded_linear
 from herdbook.model.stored import INDEX, file_names, shards, stored_weights, write_weights
 from herdbook.model.transformer import Transformer
@@ -28,6 +29,8 @@ from herdbook.settings import UserError
 
 ARCHITECTURES = {"LlamaForCausalLM": "llama", "MixtralForCausalLM": "mixtral"}
 """Architectures we run, and their `model_type`; a mixture of experts is a Mixtral without sliding window."""
+REWARD_ARCHITECTURES = {"LlamaForSequenceClassification": "llama", "MixtralForSequenceClassification": "mixtral"}
+"""Those of reward models, whose head gives one number."""
 ROUNDED_TYPES = (torch.int8, torch.int32, FLOAT8)
 OUTER_NAMES = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
 BLOCK_NAMES = {
@@ -45,9 +48,11 @@ BLOCK_NAMES = {
 EXPERT_NAMES = {"gate": "w1", "down": "w2", "up": "w3"}
 
 
-def theirs(name: str) -> str:
-    """Hugging Face's name of one of our parameters."""
+def theirs(name: str, config: ModelConfig | None = None) -> str:
+    """Hugging Face's name of one of our parameters; a reward model, known by its config, has another head."""
     module, _, leaf = name.rpartition(".")
+    if module == "head" and isinstance(config, RewardConfig):
+        return f"score.{leaf}"
     return f"{their_module(module)}.{leaf}"
 
 
@@ -63,7 +68,11 @@ def their_module(name: str) -> str:
 
 
 def config_to_json(
-    config: ModelConfig, dtype: torch.dtype, bos_id: int | None, eos_ids: Sequence[int]
+    config: ModelConfig,
+    dtype: torch.dtype,
+    bos_id: int | None,
+    eos_ids: Sequence[int],
+    pad_id: int | None = None,  # what transformers tells an answer's last token by
 ) -> dict[str, Any]:
     """What config.json says of a model."""
     rope: dict[str, Any] = {"rope_type": "default"}
@@ -77,7 +86,10 @@ def config_to_json(
             "original_max_position_embeddings": scaling.original_max_length,
         }
     precision = str(dtype).removeprefix("torch.")
-    architecture = "MixtralForCausalLM" if config.experts else "LlamaForCausalLM"
+    reward = isinstance(config, RewardConfig)
+    family = "Mixtral" if config.experts else "Llama"
+    architecture = f"{family}For{'SequenceClassification' if reward else 'CausalLM'}"
+    labels = {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}
     mixture = {
         "num_local_experts": config.experts,
         "num_experts_per_tok": config.experts_per_token,
@@ -86,7 +98,7 @@ def config_to_json(
     }
     return {
         "architectures": [architecture],
-        "model_type": ARCHITECTURES[architecture],
+        "model_type": family.lower(),
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
         "intermediate_size": config.ffn_dim,
@@ -110,26 +122,33 @@ def config_to_json(
         "torch_dtype": precision,
         "use_cache": True,
         **(mixture if config.experts else {}),
+        **(labels if reward else {}),
+        **({} if pad_id is None else {"pad_token_id": pad_id}),
     }
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """The shape a folder's config.json tells; UserError when it is no Llama or Mixtral we can run exactly."""
+def read_config(folder: Path, reward: bool = False) -> ModelConfig:
+    """The shape a folder's config.json tells; UserError when it is no Llama or Mixtral we can run exactly.
+
+    A reward model's is read where one is asked for, and only there: it can't foretell, nor others score.
+    """
     path, raw = Path(folder) / "config.json", read_raw_config(folder)
-    architectures = raw.get("architectures") or [
-        a for a, kind in ARCHITECTURES.items() if kind == raw.get("model_type")
-    ]
-    if not set(architectures) & set(ARCHITECTURES):
-        known = " or ".join(ARCHITECTURES)
+    runnable = REWARD_ARCHITECTURES if reward else ARCHITECTURES
+    architectures = raw.get("architectures") or [a for a, kind in runnable.items() if kind == raw.get("model_type")]
+    if not set(architectures) & set(runnable):
+        known = " or ".join(runnable)
         raise UserError(f"{path}: architecture is {architectures or raw.get('model_type')}, need {known}")
-    only = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
-    if "MixtralForCausalLM" in architectures:
+    if reward and len(raw.get("id2label") or {"0": ""}) != 1:
+        raise UserError(f"{path} tells of {len(raw['id2label'])} labels; a reward model has one, its score")
+    only: dict[str, Any] = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
+    if raw.get("model_type") == "mixtral":
         only["sliding_window"] = None
     for key, wanted in only.items():
         if raw.get(key, wanted) != wanted:
             raise UserError(f"{path}: {key} is {raw[key]!r}; only {wanted!r} is supported")
     try:
-        return _config_from(raw, path)
+        config = _config_from(raw, path)
+        return RewardConfig.of(config) if reward else config
     except KeyError as error:
         raise UserError(f"{path} lacks the key {error}") from error
     except ValidationError as error:
@@ -197,6 +216,7 @@ def save_model(
     dtype: torch.dtype = torch.float32,
     bos_id: int | None,
     eos_ids: Sequence[int],
+    pad_id: int | None = None,
     shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Write weights (as `dtype`), config.json and generation_config.json to `folder`, sharded above `shard_bytes`.
@@ -208,14 +228,14 @@ def save_model(
     if any(isinstance(module, RoundedLinear) for module in model.modules()):
         raise UserError(f"{folder}: the model to save is quantised; save the one it was made from, or load it dense")
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {theirs(name): weight.detach() for name, weight in model.named_parameters()}
+    weights = {theirs(name, model.config): weight.detach() for name, weight in model.named_parameters()}
     groups = shards(weights, dtype.itemsize, shard_bytes)
     drafts = [folder / f".{name}.{os.getpid()}.tmp" for name in file_names(len(groups))]
     try:
         for draft, group in zip(drafts, groups, strict=True):
             write_weights({name: weights[name].to(dtype=dtype, device="cpu").contiguous() for name in group}, draft)
         size = sum(weight.numel() for weight in weights.values()) * dtype.itemsize
-        publish(folder, drafts, groups, size, config_to_json(model.config, dtype, bos_id, eos_ids))
+        publish(folder, drafts, groups, size, config_to_json(model.config, dtype, bos_id, eos_ids, pad_id))
     finally:
         for draft in drafts:
             draft.unlink(missing_ok=True)
@@ -258,15 +278,16 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     rounded: bool = False,
+    reward: bool = False,
 ) -> Transformer:
     """The model of a Hugging Face folder; `dtype` None keeps the stored precision.
 
     Quantised matrices are turned back into dense ones, which can be trained on; with `rounded` they stay as they are,
-    and are multiplied as their scheme says. UserError when the architecture is another one, or a weight is missing,
-    of another shape, or one too many.
+    and are multiplied as their scheme says. With `reward` it is a reward model that is loaded. UserError when the
+    architecture is another one, or a weight is missing, of another shape, or one too many.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config = read_config(folder, reward)
     with torch.device("meta"):
         model = Transformer(config)
         schemes = find_schemes(folder, model) if rounded else {}
@@ -307,7 +328,9 @@ def checked_weights(folder: Path, model: Transformer) -> Iterator[tuple[str, Ten
     What the folder has quantised comes dense, but where the model has a `StoredLinear`.
     """
     config = model.config
-    wanted = {theirs(name): (name, weight) for name, weight in (*model.named_parameters(), *model.named_buffers())}
+    wanted = {
+        theirs(name, config): (name, weight) for name, weight in (*model.named_parameters(), *model.named_buffers())
+    }
     stored: Iterator[tuple[str, Tensor]] = stored_weights(folder)
     if not any(isinstance(module, StoredLinear) for module in model.modules()):
         schemes = find_schemes(folder, model)

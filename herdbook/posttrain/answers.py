@@ -69,6 +69,11 @@ def without_edited(one: Preference) -> Preference:
     return dataclasses.replace(one, answers=tuple(answer for answer, _ in kept), ranks=tuple(rank for _, rank in kept))
 
 
+def longest_of(answers: Answers) -> int:
+    """Tokens of the longest prompt with one of its answers: what a model must hold."""
+    return max(example.longest for example in (*answers.train, *answers.heldout))
+
+
 def batches_of(settings: AnswersSettings, examples: list[Example]) -> AnswerBatches:
     """Batches of a run, or of what it is judged by."""
     return AnswerBatches(examples, settings.length, settings.rows, settings.seed)

@@ -147,13 +147,13 @@ def preference(settings: PreferenceSettings, model: Path, preferences: Sequence[
     was read (`preferences`), `chosen_logprob_slope` (by how much the log-probability of a chosen answer's token rose
     over the run, in nats) and with held-out preferences `heldout` figures. UserError names a bad row.
     """
-    from herdbook.posttrain.answers import batches_of, read_answers, resolved
+    from herdbook.posttrain.answers import batches_of, longest_of, read_answers, resolved
     from herdbook.posttrain.reference import with_reference
     from herdbook.tokens.tokenizer import Tokenizer
     from herdbook.train.loop import train
     from herdbook.train.machine import prepare
     from herdbook.train.start import in_group, joined_groups
-    from herdbook.train.tuning import begin, export, model_folder
+    from herdbook.train.tuning import begin, export, model_folder, trained_share
 
     if settings.parallel.processes > 1 and not in_group():
         from herdbook.train.launch import launch
@@ -170,7 +170,7 @@ def preference(settings: PreferenceSettings, model: Path, preferences: Sequence[
     batches = batches_of(settings, data.train)
     heldout = batches_of(settings, data.heldout) if data.heldout else None
     settings = resolved(settings, batches)
-    trained = begin(settings, folder, parallel)
+    trained = begin(settings, folder, parallel, longest_of(data))
     if settings.loss in WITH_REFERENCE:
         for part in filter(None, (batches, heldout)):
             with_reference(part, trained, folder, settings, parallel)
@@ -179,7 +179,7 @@ def preference(settings: PreferenceSettings, model: Path, preferences: Sequence[
     figures = train(trained, objective, batches, settings, out, validate=validate, parallel=groups)
     if groups is None or groups.leads:
         export(trained, tokenizer, out / "model", parallel, settings.export_dtype)
-    found = with_intervals(figures, heldout)
+    found = {**with_intervals(figures, heldout), **trained_share(trained)}
     return {**found, "preferences": data.figures, "chosen_logprob_slope": chosen_slope(out)}
 
 

@@ -183,6 +183,10 @@ class AnswerBatches:
         """How many answers there are in all."""
         return int(self.first[-1])
 
+    def example_of(self, answer: int) -> int:
+        """Which example an answer belongs to, by the number it has among all answers."""
+        return int(np.searchsorted(self.first, answer, "right")) - 1
+
     def size(self, step: int) -> int:
         """Rows of a step's batch."""
         return self.per_batch

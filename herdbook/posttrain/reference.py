@@ -19,11 +19,11 @@ from herdbook.console import log
 from herdbook.posttrain.preference import answer_logprobs
 from herdbook.posttrain.preference_batches import AnswerBatches
 from herdbook.train.gradients import measured
-from herdbook.train.settings import TrainSettings
+from herdbook.train.settings import TuningSettings
 
 
 def with_reference(
-    batches: AnswerBatches, model: Any, folder: Path, settings: TrainSettings, parallel: Any = None
+    batches: AnswerBatches, model: Any, folder: Path, settings: TuningSettings, parallel: Any = None
 ) -> None:
     """Put the log-probabilities of all answers under `model`, that of the Hugging Face `folder`, into `batches`.
 
@@ -33,8 +33,10 @@ def with_reference(
     # A model spread for bf16 runs in nothing else; with auto the loop has not tried yet what is faster.
     bf16 = settings.precision in ("bf16", "float8") or (settings.precision == "auto" and device.type != "cpu")
 
+    rounded = settings.lora.quantised if settings.lora is not None else None
+
     def look() -> tuple[Path, np.ndarray | None]:
-        file = cache_folder() / f"reference-{_hash(batches, folder, bf16)}.npy"
+        file = cache_folder() / f"reference-{_hash(batches, folder, f'{bf16} {rounded}')}.npy"
         return file, read(file, batches.answers)
 
     file, found = look() if parallel is None else parallel.same(look)
@@ -81,9 +83,9 @@ def keep(file: Path, found: np.ndarray) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _hash(batches: AnswerBatches, folder: Path, bf16: bool) -> str:
+def _hash(batches: AnswerBatches, folder: Path, how: str) -> str:
     """Of the model's weights and shape, and of every id of every answer and prompt."""
-    digest = xxhash.xxh3_128(f"2 {bf16}".encode())
+    digest = xxhash.xxh3_128(f"2 {how}".encode())
     for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
         with open(path, "rb") as stream:
             while block := stream.read(1 << 24):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +30,13 @@ def save_spread(
     dtype: torch.dtype = torch.float32,
     bos_id: int | None,
     eos_ids: Sequence[int],
+    pad_id: int | None = None,
     shard_bytes: int = 5_000_000_000,
 ) -> None:
     """As `huggingface.save_model`; called by every rank."""
     ranks.from_first(lambda: folder.mkdir(parents=True, exist_ok=True))
-    weights = {theirs(name): weight.detach() for name, weight in model.named_parameters()}
+    shape: Any = model.config
+    weights = {theirs(name, shape): weight.detach() for name, weight in model.named_parameters()}
     shapes = ranks.gathered({name: weight.shape for name, weight in weights.items()})
     files = _files(shapes, dtype.itemsize, shard_bytes)
     drafts = [folder / f".{name}.tmp" for name in file_names(len(files))]
@@ -57,7 +60,7 @@ def save_spread(
         raise UserError(f"{folder}: the model could not be written ({problems[0]}); free some space and run again")
     whole_shapes = {name: shape for part in shapes for name, shape in part.items()}
     size = sum(shape.numel() for shape in whole_shapes.values()) * dtype.itemsize
-    config = config_to_json(model.config, dtype, bos_id, eos_ids)  # type: ignore[arg-type]
+    config = config_to_json(shape, dtype, bos_id, eos_ids, pad_id)
     ranks.from_first(lambda: publish(folder, drafts, [group for _, group in files], size, config))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from herdbook.model.documents import Documents
 from herdbook.train.loss import CHUNK_NUMBERS, CHUNK_ROWS, IGNORED
-from herdbook.train.spread import all_gather_into, own_words, words_each
+from herdbook.train.spread import all_gather_into, is_spread, own_words, words_each
 
 
 def token_nats(
@@ -48,6 +48,8 @@ def scores(
 ) -> Tensor:  # (N, V) float32 (float64 for float64 inputs)
     """hidden @ weight.T, whole on every rank."""
     words, _, group = own_words(weight)
+    if is_spread(weight) and group is None:  # all ranks do the same, and the gradients of their inputs are added up
+        hidden = _OneOfMany.apply(hidden, weight.device_mesh.size())
     found = F.linear(hidden, words)
     found = found if found.dtype == torch.float64 else found.float()
     return found if group is None else _AllWords.apply(found, weight.shape[0], group)
@@ -148,6 +150,19 @@ def _over_words(wholes: Tensor, chosen: Tensor, group: dist.ProcessGroup) -> tup
     sums = torch.stack([(wholes - largest).exp(), chosen])
     dist.all_reduce(sums, group=group)
     return largest + sums[0].log(), sums[1]
+
+
+class _OneOfMany(torch.autograd.Function):
+    """What it is given; of the gradient one rank's share, where so many ranks find the same one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ranks: int) -> Tensor:
+        ctx.ranks = ranks
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0] / ctx.ranks, None
 
 
 class _AllWords(torch.autograd.Function):

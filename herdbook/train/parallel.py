@@ -117,6 +117,9 @@ class Parallel(OneProcess):
             part.norm.register_forward_hook(_gather_sequence)
         if part.head is not None and part.embedding is not None and part.config.tied_embeddings:
             part.head.weight = part.embedding.weight
+        elif part.head is not None and part.config.head_words < self.settings.tensor:
+            alike = DTensor.from_local(part.head.weight.detach(), mesh, [Replicate()], run_check=False)
+            part.head.weight = nn.Parameter(alike)
         elif part.head is not None:
             parallelize_module(part.head, mesh, ColwiseParallel())
 

@@ -111,9 +111,9 @@ def held(config: ModelConfig, parallel: ParallelSettings, rank: int = 0) -> Held
     stages = stages_of_rank(parallel, rank)
     first, last = 0 in stages, total - 1 in stages
     outer = []
-    table = (config.vocab_size, config.dim)
+    table, head = (config.vocab_size, config.dim), (config.head_words, config.dim)
     if first and not (last and config.tied_embeddings):
         outer.append(Weight("embedding", table, 0))
     if last:
-        outer += [Weight("norm", (config.dim,)), Weight("head", table, 0)]
+        outer += [Weight("norm", (config.dim,)), Weight("head", head, 0)]
     return Held(tuple(len(layers[stage]) for stage in stages), outer, first, last)

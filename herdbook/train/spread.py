@@ -117,6 +117,8 @@ def own_words(weight: Any) -> tuple[Tensor, int, dist.ProcessGroup | None]:
     from torch.distributed.tensor import Shard
 
     mesh = weight.device_mesh
+    if weight.placements[0].is_replicate():  # a head of fewer words than ranks
+        return weight.to_local(), 0, None
     first = min(mesh.get_local_rank() * words_each(weight.shape[0], mesh.size()), weight.shape[0])
     return weight.to_local(grad_placements=[Shard(0)]), first, mesh.get_group()
 

@@ -6,7 +6,7 @@ tokenizer as a folder that ends its turns, so that engines and transformers know
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,20 @@ from torch import Tensor, nn
 
 from herdbook.console import log
 from herdbook.model.adapters import save_adapter
-from herdbook.model.huggingface import load_model, read_config, save_model
+from herdbook.model.config import ModelConfig
+from herdbook.model.huggingface import assign, checked_weights, read_config, save_model
 from herdbook.model.lora import add_lora, merge, trained
 from herdbook.model.lora_settings import LoraSettings
+from herdbook.model.reward import RewardConfig
+from herdbook.model.transformer import Transformer, drawn
 from herdbook.settings import UserError
-from herdbook.tokens.tokenizer import END_OF_MESSAGE, Tokenizer
+from herdbook.tokens.tokenizer import END_OF_MESSAGE, PAD, Tokenizer
 from herdbook.train.alone import alone, compile_blocks
 from herdbook.train.parallel import Parallel
 from herdbook.train.phases import Plan
 from herdbook.train.settings import TuningSettings
 from herdbook.train.spread import is_spread
-from herdbook.train.start import applied, loaded_model
+from herdbook.train.start import applied, filled, spread_blank
 from herdbook.train.topology import check_plan
 
 
@@ -48,29 +51,59 @@ class Adapted:
     """How many parameters are trained, and their share of the model's."""
 
 
-def begin(settings: TuningSettings, folder: Path, parallel: Parallel | None) -> Any:
+def begin(
+    settings: TuningSettings,
+    folder: Path,
+    parallel: Parallel | None,
+    longest: int | None = None,  # tokens of the longest dialog; None: there may be some as long as a row
+    scores: bool = False,
+) -> Any:
     """The model of a Hugging Face folder before its first step, whole or in this rank's part; weights are fp32.
 
-    With `settings.lora` its adapters are what is trained. UserError when the topology does not fit the model, or rows
-    are longer than what it was made for.
+    With `settings.lora` its adapters are what is trained; with `scores` it is to become a reward model, its head drawn
+    anew. UserError when the topology does not fit the model, or dialogs are longer than what it was made for.
     """
     config = read_config(folder)
-    longest = max(part.length for part in Plan.of(settings).parts)
-    if longest > config.max_length:
+    row = max(part.length for part in Plan.of(settings).parts)
+    if (longest or row) > config.max_length:
+        what = f"dialogs of {longest} tokens" if longest else f"rows of length={row} tokens"
         raise UserError(
-            f"rows of length={longest} tokens are longer than the {config.max_length} that the model {folder} holds; "
-            "make them shorter, or extend the model first"
+            f"{what} are longer than the {config.max_length} that the model {folder} holds; make length smaller, or "
+            "extend the model first"
         )
     if parallel is not None:
         check_plan(settings.parallel, config, Plan.of(settings))
+    wanted = RewardConfig.of(config) if scores else config
     if settings.lora is not None:
-        return adapted(load_model(folder, dtype=torch.float32), settings, folder, parallel)
+        whole = ("head.weight",) if scores else ()
+        return adapted(whole_model(folder, wanted, settings.seed), settings, folder, parallel, whole)
     if parallel is None:
-        return alone(load_model(folder, dtype=torch.float32), settings)
-    model = loaded_model(parallel, folder, settings)
+        return alone(whole_model(folder, wanted, settings.seed), settings)
+    model = filled(spread_blank(parallel, wanted, settings), weights_of(folder, wanted, settings.seed))
     if settings.compile:
         compile_blocks(model, settings.parallel.recompute)
     return model
+
+
+def whole_model(folder: Path, config: ModelConfig, seed: int) -> Transformer:
+    """The model of a folder in one process, or a reward model with its trunk; weights are fp32."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    weights = {name: weight.to(torch.float32, copy=True) for name, weight in weights_of(folder, config, seed)}
+    assign(model, weights)
+    return model
+
+
+def weights_of(folder: Path, config: ModelConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """A language model's weights, one at a time; for a reward model with a head that is drawn by the seed."""
+    scores = isinstance(config, RewardConfig)
+    with torch.device("meta"):
+        names = Transformer(read_config(folder))
+    for name, weight in checked_weights(folder, names):
+        if not (scores and name == "head.weight"):
+            yield name, weight
+    if scores:
+        yield "head.weight", drawn("head.weight", torch.Size((config.head_words, config.dim)), config.layers, seed)
 
 
 def adapted(
@@ -126,10 +159,13 @@ def end_ids(tokenizer: Tokenizer) -> list[int]:
 def export(model: Any, tokenizer: Tokenizer, folder: Path, parallel: Parallel | None, dtype: str = "float32") -> None:
     """Write the model, its tokenizer and chat template as one Hugging Face folder; called by every rank.
 
-    Adapters are merged into it, and lie in peft's format in `adapter` beside the folder.
+    Adapters are merged into it, and those of a language model lie in peft's format in `adapter` beside the folder.
     """
     stored = torch.float32 if dtype == "float32" else torch.bfloat16
     options: dict[str, Any] = {"dtype": stored, "bos_id": tokenizer.bos_id, "eos_ids": end_ids(tokenizer)}
+    scores = isinstance(model.config, RewardConfig)
+    if scores:
+        options["pad_id"] = tokenizer.special_tokens.get(PAD)
     leads = parallel is None or parallel.rank == 0
     if leads:
         tokenizer.save(folder)
@@ -137,9 +173,10 @@ def export(model: Any, tokenizer: Tokenizer, folder: Path, parallel: Parallel | 
     if base is not None:
         weights = trained_wholes(model, parallel)
         if leads:
-            plain = load_model(base.folder, dtype=torch.float32)
+            plain = whole_model(base.folder, model.config, 0)  # a head drawn anew is among what was trained
             adapters = {name: weight for name, weight in weights.items() if name.endswith((".lora_a", ".lora_b"))}
-            save_adapter(adapters, base.lora, base.folder, folder.parent / "adapter", plain.config.experts > 0)
+            if not scores:
+                save_adapter(adapters, base.lora, base.folder, folder.parent / "adapter", plain.config.experts > 0)
             merge(plain, weights, base.lora)
             save_model(plain, folder, **options)
         if parallel is not None:
