@@ -16,6 +16,8 @@ import typer
 from typer.core import TyperGroup
 
 from herdbook import __version__, console
+from herdbook.cli_generate import generate
+from herdbook.options import DEFAULT_BOOK, BookOption, PartsOption, StagesOption, TensorOption
 from herdbook.settings import UserError
 
 
@@ -47,14 +49,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Raises a herd of Llama-3-style models from raw web pages, and keeps its book.",
 )
-
-DEFAULT_BOOK = Path("book")
-TensorOption = Annotated[int | None, typer.Option("--tensor-parallel", help="Processes that share each matrix.")]
-StagesOption = Annotated[int | None, typer.Option("--pipeline-parallel", help="Processes that share the layers.")]
-PartsOption = Annotated[int | None, typer.Option("--micro-batches", help="Parts of a batch for a pipeline's stages.")]
-BookOption = Annotated[
-    Path, typer.Option("--book", envvar="HERDBOOK_BOOK", help="The book: the folder of finished stages.")
-]
 
 
 def version(asked: bool) -> None:
@@ -281,6 +275,9 @@ def serve(
         micro_batches=micro_batches,
         log_requests=log_requests,
     )
+
+
+app.command()(generate)
 
 
 @app.command()

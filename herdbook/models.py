@@ -20,8 +20,11 @@ from herdbook.settings import Settings, UserError
 from herdbook.stages import KINDS, load
 
 EXAM = "evaluate"
-LAYOUT = ("tensor_parallel", "pipeline_parallel", "micro_batches")
-"""Options that together are one setting, `layout`."""
+GROUPS = {
+    "layout": ("tensor_parallel", "pipeline_parallel", "micro_batches"),
+    "sampling": ("max_tokens", "temperature", "top_k", "top_p", "min_p", "stop", "seed", "logprobs"),
+}
+"""Options that together are one setting, where a command has it."""
 
 
 def find_model(name: str, book: Book) -> tuple[Path, Entry | None]:
@@ -63,6 +66,17 @@ def serve(models: Sequence[str], book: Book, **given: Any) -> None:
     load("herdbook.inference.server.serve:serve")(sources, settings)
 
 
+def generate(name: str, book: Book, prompts: Path, out: Path, **given: Any) -> dict[str, Any]:
+    """Have a model answer a folder of prompts; `given` are settings (`GenerateSettings`); figures come back."""
+    folder, _ = find_model(name, book)
+    settings = make_settings(load("herdbook.inference.fleet:GenerateSettings"), given)
+    if not prompts.exists():
+        raise UserError(f"{prompts}: no such file or folder; it should hold prompts as .jsonl or .parquet")
+    with ended_by_signals():
+        figures: dict[str, Any] = load("herdbook.inference.fleet:generate")(folder, prompts, out, settings)
+    return figures
+
+
 def examine(name: str, book: Book, **given: Any) -> tuple[list[str], Entry | None]:
     """The table of results for a model, and the entry that holds them; `given` are settings of the exam."""
     kind = KINDS[EXAM]
@@ -100,8 +114,9 @@ def make_settings(wanted: type[Settings], given: dict[str, Any]) -> Any:
     """Settings from options of the command line (None was not given); UserError tells every mistake in them."""
     problems: list[Problem] = []
     values = {key: value for key, value in given.items() if value is not None}
-    if layout := {key: values.pop(key) for key in LAYOUT if key in values}:
-        values["layout"] = layout
+    for group, names in GROUPS.items():
+        if group in wanted.model_fields and (found := {name: values.pop(name) for name in names if name in values}):
+            values[group] = found
     node = parse_value(json.dumps(values, default=str), "command line", problems)  # JSON is YAML
     assert node is not None
     settings = validate("option", node, node.bare(), wanted, "this command", problems)

@@ -142,16 +142,20 @@ class Engine:
         Raises UserError for a prompt that is empty, holds an unknown id, or leaves no room for an answer.
         """
         sampling, prompt = sampling or Sampling(), list(prompt)
+        self.check(prompt, sampling)
+        room = min(sampling.max_tokens, self.limit - len(prompt))
+        request = Request(prompt, sampling, request_key(sampling.seed, prompt, number), room)
+        self.scheduler.waiting.append(request)
+        return request
+
+    def check(self, prompt: Sequence[int], sampling: Sampling) -> None:
+        """Raises UserError as `submit`."""
         if wrong := check_prompt(prompt, self.model.config.vocab_size):
             raise UserError(f"the prompt {wrong}")
         if len(prompt) + min(sampling.max_tokens, 1) > self.limit:
             raise UserError(
                 f"the prompt has {len(prompt)} tokens; the model holds {self.limit}, so no answer fits behind it"
             )
-        room = min(sampling.max_tokens, self.limit - len(prompt))
-        request = Request(prompt, sampling, request_key(sampling.seed, prompt, number), room)
-        self.scheduler.waiting.append(request)
-        return request
 
     def cancel(self, request: Request) -> None:
         """Take a request out; its blocks are free at once. One that has ended is left as it is."""
@@ -193,14 +197,18 @@ class Engine:
         return [request for request, _ in plan]
 
     def generate(
-        self, prompts: Sequence[str | Sequence[int]], sampling: Sampling | Sequence[Sampling] | None = None
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        sampling: Sampling | Sequence[Sampling] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> list[Completion]:
         """An answer to each prompt, in their order; text prompts get the begin-of-text token.
 
-        A prompt given several times gets several answers when drawn by chance. Raises UserError for a prompt that
-        is empty or leaves no room for an answer.
+        A prompt given several times gets several answers when drawn by chance; `numbers` says which of them each is,
+        when others of them are asked for elsewhere. Raises UserError for a prompt that is empty or leaves no room for
+        an answer.
         """
-        requests = self._submit_all(prompts, sampling)
+        requests = self._submit_all(prompts, sampling, numbers)
         try:
             waited = set(requests)
             while waited:
@@ -238,21 +246,25 @@ class Engine:
         return score(self.model, prompts, continuations, self.row_tokens)
 
     def _submit_all(
-        self, prompts: Sequence[str | Sequence[int]], sampling: Sampling | Sequence[Sampling] | None
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        sampling: Sampling | Sequence[Sampling] | None,
+        numbers: Sequence[int] | None = None,
     ) -> list[Request]:
         settings = [sampling or Sampling()] * len(prompts) if not isinstance(sampling, Sequence) else list(sampling)
         if len(settings) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts but {len(settings)} samplings")
         seen: Counter[tuple[int, ...]] = Counter()
         requests: list[Request] = []
-        for number, (prompt, one) in enumerate(zip(prompts, settings, strict=True)):
+        for place, (prompt, one) in enumerate(zip(prompts, settings, strict=True)):
             ids = self.tokenizer.encode(prompt, bos=True) if isinstance(prompt, str) else list(prompt)
+            number = seen[tuple(ids)] if numbers is None else numbers[place]
             try:
-                requests.append(self.submit(ids, one, number=seen[tuple(ids)]))
+                requests.append(self.submit(ids, one, number=number))
             except UserError as error:
                 for request in requests:
                     self.cancel(request)
-                raise UserError(str(error).replace("the prompt", f"prompt {number}", 1)) from None
+                raise UserError(str(error).replace("the prompt", f"prompt {place}", 1)) from None
             seen[tuple(ids)] += 1
         return requests
 
