@@ -75,22 +75,24 @@ class Int8Linear(RoundedLinear):
 class Int4Linear(RoundedLinear):
     """4-bit weights, activations as they are; eager products turn the weights back each time."""
 
-    octets: Tensor  # (N, ceil(K / 32) * 16) uint8: of 32 weights the i-th and the (16 + i)-th share a byte
+    octets: Tensor  # (N, ceil(K / 128) * 64) uint8: of 128 weights, i, 32 + i, 64 + i and 96 + i share two bytes
     scale: Tensor  # (N, G)
 
     def __init__(self, values: Tensor, scale: Tensor, scheme: Scheme, dtype: torch.dtype) -> None:
         super().__init__(values.shape, scheme)
-        # Two vectors of 16 are then one vector's low and high halves, which compiled code takes apart at once.
-        halves = (F.pad(values, (0, -values.shape[1] % 32)) + 8).to(torch.uint8).unflatten(1, (-1, 2, 16))
-        self.register_buffer("octets", (halves[:, :, 0] | halves[:, :, 1] << 4).flatten(1))
+        # Compiled code then has 32 weights by one shift of 64 bytes.
+        parts = (F.pad(values, (0, -values.shape[1] % 128)) + 8).to(torch.uint8).unflatten(1, (-1, 4, 32))
+        pairs = torch.stack((parts[:, :, 0] | parts[:, :, 1] << 4, parts[:, :, 2] | parts[:, :, 3] << 4), -1)
+        self.register_buffer("octets", pairs.flatten(1))
         self.register_buffer("scale", scale.to(dtype))
         whole = self.in_features % 32 == 0 and self.in_features // scale.shape[1] % 32 == 0
         self.plain = whole and values.device.type == "cpu"
         """Whether compiled code can read it."""
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        parts = self.octets.unflatten(1, (-1, 1, 16))
-        values = torch.cat((parts & 15, parts >> 4), 2).flatten(1)[:, : self.in_features].to(torch.int8) - 8
+        first, second = self.octets.unflatten(1, (-1, 32, 2)).unbind(-1)
+        parts = torch.stack((first & 15, first >> 4, second & 15, second >> 4), 2)
+        values = parts.flatten(1)[:, : self.in_features].to(torch.int8) - 8
         return dequantize(values, self.scale, dtype)
 
 

@@ -100,15 +100,16 @@ def test_scales_per_group_of_8_bits_are_multiplied_too() -> None:
     assert (layer(torch.eye(64)) - weight.t()).abs().max() < 0.1
 
 
-def test_four_bits_are_kept_two_halves_of_a_vector_to_a_byte() -> None:
+def test_four_weights_of_four_bits_share_a_word() -> None:
     scheme = Scheme(4, group=32)
-    values = torch.from_numpy(np.random.default_rng(0).integers(-8, 8, (5, 96)).astype(np.int8))
-    layer = rounded_linear(values, torch.ones(5, 3), scheme, torch.float32)
+    values = torch.from_numpy(np.random.default_rng(0).integers(-8, 8, (5, 160)).astype(np.int8))
+    layer = rounded_linear(values, torch.ones(5, 5), scheme, torch.float32)
     assert isinstance(layer, Int4Linear) and layer.plain
     for row in range(5):
-        for k in range(96):
-            octet = int(layer.octets[row, k // 32 * 16 + k % 16])
-            assert (octet >> 4 if k % 32 >= 16 else octet & 15) - 8 == values[row, k]
+        for k in range(160):
+            at = k // 128 * 64 + k % 32 * 2
+            word = int(layer.octets[row, at]) + 256 * int(layer.octets[row, at + 1])
+            assert (word >> k % 128 // 32 * 4) % 16 - 8 == values[row, k]
     assert torch.equal(layer.dense(torch.float32), values.float())
     uneven = rounded_linear(values[:, :40], torch.ones(5, 1), Scheme(4), torch.float32)
     assert isinstance(uneven, Int4Linear) and not uneven.plain

@@ -30,20 +30,21 @@ using Input = float;
 struct Eight {  // whole numbers of 8 bits; the scale is for the sum
     const int8_t* values;
 };
-struct Four {  // of 4 bits, two halves of 16 in each 16 bytes, less 8; a scale per group
+struct Four {  // of 4 bits, less 8: of 128, i, 32 + i, 64 + i and 96 + i share word i; a scale per group
     const uint8_t* values;
     const float* scales;
     long group;
+    static long bytes(long inputs) { return (inputs + 127) / 128 * 64; }  // of a row
 };
 
 template <class W>
 INLINE vec load_row(const W* row, long k, int some) { return load_some(row + k, some); }
 INLINE vec load_row(Eight row, long k, int some) { return load_some(row.values + k, some); }
 INLINE vec load_row(Four row, long k, int) {
-    bvec bytes;
-    std::memcpy(&bytes, row.values + k / 32 * 16 + k % 16, sizeof bytes);
-    bytes = (k % 32 < 16 ? bytes : bytes >> 4) & 15;
-    return widen(bytes - 8) * row.scales[k / row.group];
+    hvec words;
+    std::memcpy(&words, row.values + k / 128 * 64 + k % 32 * 2, sizeof words);
+    const ivec numbers = (ivec)__builtin_convertvector(words >> int(k % 128 / 32 * 4) & 15, uvec) - 8;
+    return __builtin_convertvector(numbers, vec) * row.scales[k / row.group];
 }
 
 // Where a row's weights begin, and the bytes they take.
@@ -78,32 +79,37 @@ INLINE __m512bh load_pair(Row row, long k) {
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 constexpr bool LOOKS_UP = true;
-// 32 weights of 4 bits as bfloat16, looked up, before their scale.
-INLINE __m512bh look_up(const uint8_t* values) {
-    alignas(64) static const bf16 meaning[32] = {0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80,
-                                                 0x0000, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0};
-    const __m128i both = _mm_loadu_si128((const __m128i*)values), low = _mm_set1_epi8(15);
-    const __m256i halves = _mm256_set_m128i(_mm_and_si128(_mm_srli_epi16(both, 4), low), _mm_and_si128(both, low));
-    return (__m512bh)_mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(halves), _mm512_load_si512(meaning));
+// The lowest 4 bits of each word as a weight in bfloat16, before its scale. A look-up heeds 5 bits, so each stands twice.
+INLINE __m512bh look_up(__m512i words) {
+    alignas(64) static const bf16 meaning[32] = {
+        0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80, 0x0000, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0,
+        0x40C0, 0x40E0, 0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80, 0x0000, 0x3F80, 0x4000, 0x4040,
+        0x4080, 0x40A0, 0x40C0, 0x40E0};
+    return (__m512bh)_mm512_permutexvar_epi16(words, _mm512_load_si512(meaning));
 }
 
 // Each group's sum by itself, scaled when the group is done.
 template <bool ASK, int M, int N>
 INLINE void add_groups(const bf16* x, long stride, const Four* w, long k_end, long ahead, vec (&acc)[M][N]) {
-    for (long start = 0, number = 0; start < k_end; start += w[0].group, ++number) {
-        vec part[M][N] = {};
-        for (long k = start; k < start + w[0].group; k += 32) {
+    vec part[M][N] = {};
+    long left = w[0].group, number = 0;
+    for (long start = 0; start < k_end; start += 128) {
+        __m512i words[N];
+        for (int n = 0; n < N; ++n) words[n] = _mm512_loadu_si512(w[n].values + start / 2);
+        for (int n = 0; ASK && n < N; ++n) ask_for(w[n], start, ahead);
+        for (long k = start; k < start + 128 && k < k_end; k += 32) {
             __m512bh row[N];
-            for (int n = 0; n < N; ++n) row[n] = look_up(w[n].values + k / 2);
-            if (ASK) ask_for(w[0], k, ahead);
+            for (int n = 0; n < N; ++n) row[n] = look_up(words[n]), words[n] = _mm512_srli_epi16(words[n], 4);
             for (int m = 0; m < M; ++m) {
                 __m512bh in;
                 std::memcpy(&in, x + m * stride + k, 64);
                 for (int n = 0; n < N; ++n) part[m][n] = (vec)_mm512_dpbf16_ps((__m512)part[m][n], in, row[n]);
             }
+            if (left -= 32) continue;
+            for (int m = 0; m < M; ++m)
+                for (int n = 0; n < N; ++n) acc[m][n] += part[m][n] * w[n].scales[number], part[m][n] = vec{};
+            left = w[0].group, ++number;
         }
-        for (int m = 0; m < M; ++m)
-            for (int n = 0; n < N; ++n) acc[m][n] += part[m][n] * w[n].scales[number];
     }
 }
 #else
@@ -125,7 +131,7 @@ INLINE void add_products(const X* x, long stride, const Row* w, long k_end, long
         for (; k + 32 <= k_end; k += 32) {
             __m512bh row[N];
             for (int n = 0; n < N; ++n) row[n] = load_pair(w[n], k);
-            if (ASK) ask_for(w[0], k, ahead);
+            for (int n = 0; ASK && n < N; ++n) ask_for(w[n], k, ahead);
             for (int m = 0; m < M; ++m) {
                 __m512bh in;
                 std::memcpy(&in, x + m * stride + k, 64);
@@ -137,7 +143,7 @@ INLINE void add_products(const X* x, long stride, const Row* w, long k_end, long
     lanes(k_end - k, [&](long i, int some) {
         vec row[N];
         for (int n = 0; n < N; ++n) row[n] = load_row(w[n], k + i, some);
-        if (ASK) ask_for(w[0], k + i, ahead);
+        for (int n = 0; ASK && n < N; ++n) ask_for(w[n], k + i, ahead);
         for (int m = 0; m < M; ++m) {
             vec in = load_some(x + m * stride + k + i, some);
             for (int n = 0; n < N; ++n) acc[m][n] += in * row[n];
@@ -147,11 +153,13 @@ INLINE void add_products(const X* x, long stride, const Row* w, long k_end, long
 
 // The sums of M tokens with N rows. FIRST: these rows come from memory, which is fastest in one stream, so one row is
 // read after the other, and the rows behind them are asked for; the next tokens find the rows at hand, and read all N
-// side by side.
+// side by side. One token has too few sums at work in one row, and takes all N at once from the start.
 template <bool FIRST, class X, class Row, int M, int N>
 INLINE void tile(const X* x, long stride, const Row* w, long k_end, long ahead, float (&out)[M][N]) {
     vec acc[M][N] = {};
-    if constexpr (FIRST && N > 1) {
+    if constexpr (FIRST && N > 1 && M == 1) {
+        add_products<true, X, Row, M, N>(x, stride, w, k_end, ahead, acc);
+    } else if constexpr (FIRST && N > 1) {
         for (int n = 0; n < N; ++n) {
             vec part[M][1] = {};
             add_products<true, X, Row, M, 1>(x, stride, w + n, k_end, ahead, part);
@@ -256,8 +264,8 @@ static void multiply_rows(const X* x, long stride, long tokens, RowOf row_of, lo
     const long ahead = COLUMNS * bytes_of(row_of(0), k_end);
     for (long from = 0; from < tokens; from += TOKENS) {
         long end = std::min(tokens, from + TOKENS), n = mine.from;
-        // One token's products are as fast as its weights arrive by themselves.
-        for (; end - from > 1 && n + COLUMNS <= mine.to; n += COLUMNS) {
+        // Whole weights come as fast as one token takes them: fastest in one stream, which nobody has to ask for.
+        for (; (end - from > 1 || !std::is_pointer_v<Row>)&&n + COLUMNS <= mine.to; n += COLUMNS) {
             Row rows[COLUMNS];
             for (int i = 0; i < COLUMNS; ++i) rows[i] = row_of(n + i);
             strip<COLUMNS>(x, stride, rows, k_end, n + 2 * COLUMNS <= mine.to ? ahead : 0, from, end, n, to);
@@ -288,7 +296,7 @@ static void multiply(const Rows<Input<T>>& x, long first, long tokens, const Mat
         multiply_rows(in, x.stride, tokens, [&](long n) { return Eight{values + n * k_end}; }, columns, k_end, to);
     } else {
         const uint8_t* values = static_cast<const uint8_t*>(w.values);
-        auto row = [&](long n) { return Four{values + n * k_end / 2, w.scales + n * (k_end / w.group), w.group}; };
+        auto row = [&](long n) { return Four{values + n * Four::bytes(k_end), w.scales + n * (k_end / w.group), w.group}; };
         multiply_rows(in, x.stride, tokens, row, columns, k_end, to);
     }
 }
