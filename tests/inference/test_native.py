@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import random
 import shutil
 from pathlib import Path
@@ -155,6 +156,30 @@ def test_threads_change_nothing() -> None:
             assert torch.equal(read_in_pieces(runner, tokens, [1, 59], 2), want)
     finally:
         torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have other levels")
+@pytest.mark.parametrize("level", ["x86-64", "x86-64-v3", "x86-64-v4"])
+def test_processors_with_narrower_vectors_compute_the_same(
+    level: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if level == "x86-64-v4" and "avx512bw" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no such vectors")
+    monkeypatch.setattr(
+        native, "FLAGS", tuple(f"-march={level}" if flag.startswith("-march") else flag for flag in native.FLAGS)
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build.cache_clear()
+    try:
+        for shape in [*SHAPES, *ODD, *ROUNDED]:
+            test_logits_equal_the_models_own(shape)
+        for shape in ["grouped", "odd widths", *ROUNDED]:
+            for dtype in (torch.float32, torch.bfloat16):
+                test_a_tokens_result_is_the_same_to_the_bit_in_any_company(shape, dtype)
+    finally:
+        build.cache_clear()
 
 
 def test_models_that_compiled_code_cannot_run_say_why() -> None:

@@ -188,7 +188,7 @@ struct Model : Runner {
             vec e = exponential(load(row + p) - most);
             put(row + p, e);
             if (p + LANES > length)
-                for (int i = length - p; i < LANES; ++i) e[i] = 0;
+                for (int i = std::max<long>(0, length - p); i < LANES; ++i) e[i] = 0;
             total += e;
         }
         return sum(total);
