@@ -322,7 +322,7 @@ register(
         help="Reads dialogs from files of any known form and from answered requests: checked, in one form, each once.",
         settings="herdbook.posttrain.settings:DialogsSettings",
         function="herdbook.posttrain.gather:gather",
-        takes={"requests": Takes("world", required=False, many=True, folder="requests")},
+        takes={"requests": Takes("requests", required=False, many=True, folder="requests")},
         gives="dialogs",
         either=("requests", "files"),
         headline=("dialogs",),

@@ -17,7 +17,6 @@ from herdbook.posttrain.dialogs import Dialog, read_dialog
 from herdbook.posttrain.rows import read_rows, write_rows
 from herdbook.posttrain.settings import DialogsSettings
 from herdbook.settings import UserError
-from herdbook.tokens.tools import answer_message
 
 
 def gather(settings: DialogsSettings, requests: list[Path] | None, out: Path) -> dict[str, Any]:
@@ -61,5 +60,5 @@ def _wanted(rows: Iterator[tuple[str, dict[str, Any]]], settings: DialogsSetting
 def answered_request(row: dict[str, Any]) -> dict[str, Any]:
     """A request with its ideal answer as a dialog's row."""
     kept = {key: row[key] for key in ("id", "task", "tools", "difficulty") if row.get(key) is not None}
-    answer = answer_message(row["reference"], row.get("tools"))
+    answer = {"role": "assistant", "content": row["reference"]}
     return {**kept, "source": "reference", "messages": [*row["messages"], answer]}

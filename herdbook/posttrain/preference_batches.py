@@ -69,12 +69,13 @@ def encode_example(
     source: Preference | None = None,
 ) -> Example:
     """A prompt's messages and those of its answers as ids; UserError for messages that are none."""
-    asked = encode_dialog(tokenizer, prompt).ids
+    tools = source.tools if source is not None else None
+    asked = encode_dialog(tokenizer, prompt, tools=tools).ids
     header = encode_header(tokenizer, "assistant")
     ends = {tokenizer.special_tokens[name] for name in ("<|eot_id|>", "<|eom_id|>") if name in tokenizer.special_tokens}
     made = []
     for answer, rank in zip(answers, ranks, strict=True):
-        whole = encode_dialog(tokenizer, [*prompt, *answer])
+        whole = encode_dialog(tokenizer, [*prompt, *answer], tools=tools)
         assert whole.ids[: len(asked)] == asked, "a prompt's ids do not depend on what follows"
         kinds = np.where(whole.answer, CONTENT, 0).astype(np.uint8)
         ids = np.array(whole.ids, np.uint32)

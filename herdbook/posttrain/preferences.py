@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from herdbook.posttrain.dialogs import tools_of
 from herdbook.posttrain.rows import read_rows
 from herdbook.settings import UserError
 
@@ -51,6 +52,9 @@ class Preference:
 
     task: str = "other"
     """What kind of request it is."""
+
+    tools: tuple[dict[str, Any], ...] = ()
+    """Functions that the assistant may call, as JSON schemas."""
 
     @property
     def key(self) -> str:
@@ -106,6 +110,7 @@ def read_preference(row: dict[str, Any], where: str) -> Preference:
     """A row as a preference; UserError, with `where`, for one in no known form, or with no assistant's answer."""
     try:
         prompt, answers, ranks = _unpaired(row) if "completion" in row else _paired(row)
+        tools = tuple(tools_of(row))
         strength = row.get("strength")
         if strength is not None and strength not in STRENGTHS:
             raise UserError(f"strength is {strength!r}; it is one of {', '.join(STRENGTHS)}, or null")
@@ -127,6 +132,7 @@ def read_preference(row: dict[str, Any], where: str) -> Preference:
         strength,
         int(row.get("round") or 0),
         str(row.get("task") or "other"),
+        tools,
     )
 
 

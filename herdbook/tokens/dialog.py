@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from herdbook.settings import UserError
 from herdbook.tokens.tokenizer import END_HEADER, END_OF_MESSAGE, END_OF_TURN, START_HEADER
-from herdbook.tokens.tools import ASK, ENVIRONMENT, call_text, given_calls, with_tools
+from herdbook.tokens.tools import ASK, CALL_BEGINS, ENVIRONMENT, call_text, given_calls, with_tools
 
 if TYPE_CHECKING:
     from herdbook.tokens.tokenizer import Tokenizer
@@ -71,8 +71,9 @@ CHAT_TEMPLATE = """\
 {{- '<|eom_id|>' -}}
 {%- endgeneration -%}
 {%- elif role == 'assistant' -%}
+{%- set said = text(message['content']) | trim -%}
 {%- generation -%}
-{{- text(message['content']) | trim + '<|eot_id|>' -}}
+{{- said + ('<|eom_id|>' if tools and said.startswith(CALL_BEGINS) else '<|eot_id|>') -}}
 {%- endgeneration -%}
 {%- elif role == 'user' and not state.asked -%}
 {%- set state.asked = true -%}
@@ -85,7 +86,7 @@ CHAT_TEMPLATE = """\
 {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}
 {%- endif -%}
 """
-for name, value in (("ROLES", ROLES), ("ASK", ASK), ("ENVIRONMENT", ENVIRONMENT)):
+for name, value in (("ROLES", ROLES), ("ASK", ASK), ("ENVIRONMENT", ENVIRONMENT), ("CALL_BEGINS", CALL_BEGINS)):
     CHAT_TEMPLATE = CHAT_TEMPLATE.replace(name, json.dumps(value), 1)
 
 
@@ -113,7 +114,8 @@ def encode_dialog(
 ) -> DialogTokens:
     """Tokens of messages `{"role", "content"}`; with `generation_prompt` the assistant's header follows.
 
-    The assistant's may have `tool_calls` instead of a content. Raises `UserError` that names the message by its
+    The assistant's may have `tool_calls` instead of a content; where there are tools, a content that begins as a call
+    does is one as well. Raises `UserError` that names the message by its
     position when it is not such a message, and for a tokenizer without `<|eom_id|>` where a call would end with it.
     """
     special, tokens = tokenizer.special_tokens, DialogTokens([], [])
@@ -121,6 +123,8 @@ def encode_dialog(
     read = [read_message(message, position) for position, message in enumerate(messages)]
     for message in with_tools(read, tools):
         role, content, end = message["role"], message["content"].strip(), message.get("end", END_OF_TURN)
+        if role == "assistant" and tools and content.startswith(CALL_BEGINS):
+            end = END_OF_MESSAGE
         if end not in special:
             raise UserError(f"this tokenizer lacks {end}, with which a call of a tool ends; it can't tell such dialogs")
         answer = role == "assistant"

@@ -14,6 +14,7 @@ from typing import Any
 from herdbook.settings import UserError
 
 ENVIRONMENT = "Environment: ipython"
+CALL_BEGINS = '{"name": '  # what an answer begins with that calls a tool
 # The words that Llama 3.1 was taught with; another wording would be another prompt.
 ASK = (
     "Given the following functions, please respond with a JSON for a function call with its proper arguments that best "

@@ -101,3 +101,17 @@ def test_gathering_takes_files_and_answered_requests_once_each(tmp_path: Path) -
     assert only["dialogs"] == 1
     with pytest.raises(UserError, match="found no dialogs"):
         gather(DialogsSettings(tasks=("none",)), [tmp_path / "world"], tmp_path / "none")
+
+
+def test_a_preferences_answers_are_told_their_tools(chat_tokenizer: Tokenizer) -> None:
+    from herdbook.posttrain.preference_batches import encode_all
+    from herdbook.posttrain.preferences import read_preference
+    from herdbook.tokens.dialog import encode_dialog
+
+    tools = [{"type": "function", "function": {"name": "now", "parameters": {}}}]
+    call = {"role": "assistant", "content": '{"name": "now", "parameters": {}}'}
+    row = {"prompt": [USER], "chosen": [call], "rejected": [ANSWER], "tools": json.dumps(tools)}
+    example = encode_all(chat_tokenizer, [read_preference(row, "x")], 1000)[0]
+    for answer, message in zip(example.answers, (call, ANSWER), strict=True):
+        whole = encode_dialog(chat_tokenizer, [USER, message], tools=tools)
+        assert [*example.trunk.tolist(), *answer.ids.tolist()] == whole.ids

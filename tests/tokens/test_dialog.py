@@ -18,7 +18,9 @@ from herdbook.tokens.tools import Call, answer_message, call_text, given_calls
 
 CONTENTS = st.one_of(
     st.text(max_size=40),
-    st.sampled_from(["", "  two\n\nlines \n", "\n1 + 1 = 2", "don't\r\n", "\x1c x \x85", "\u3000 羊 "]),
+    st.sampled_from(
+        ["", ' {"name": "f"}', "  two\n\nlines \n", "\n1 + 1 = 2", "don't\r\n", "\x1c x \x85", "\u3000 羊 "]
+    ),
     st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": st.text(max_size=9)}), max_size=2),
 )
 VALUES = st.recursive(
@@ -106,6 +108,15 @@ def test_a_call_ends_with_the_end_of_a_message_and_its_result_comes_from_ipython
     )
     learnt = [id for id, is_answer in zip(tokens.ids, tokens.answer, strict=True) if is_answer]
     assert tokenizer.decode(learnt) == '{"name": "weather", "parameters": {"town": "Ulm"}}<|eom_id|>Sunny.<|eot_id|>'
+
+
+def test_a_call_is_the_same_as_text_and_as_a_call(tokenizer: Tokenizer) -> None:
+    call = {"name": "weather", "arguments": {"town": "Ulm"}}
+    asked = {"role": "user", "content": "How is Ulm?"}
+    as_call = [asked, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    as_text = [asked, {"role": "assistant", "content": ' {"name": "weather", "parameters": {"town": "Ulm"}}'}]
+    assert encode_dialog(tokenizer, as_text, tools=[WEATHER]) == encode_dialog(tokenizer, as_call, tools=[WEATHER])
+    assert tokenizer.special_tokens["<|eom_id|>"] not in encode_dialog(tokenizer, as_text).ids
 
 
 @given(calls=st.lists(st.builds(Call, st.just("weather"), ARGUMENTS), min_size=1, max_size=2))
