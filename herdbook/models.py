@@ -62,6 +62,8 @@ def serve(models: Sequence[str], book: Book, **given: Any) -> None:
         line = " ← ".join(one.name for one in (entry, *ancestors(entry, book))) if entry else ""
         aliases = (entry.name, entry.id) if entry else (name,)
         sources.append(load("herdbook.inference.server.serve:Source")(shown, folder, line, aliases))
+    if given.get("draft") is not None:
+        given["draft"] = find_model(given["draft"], book)[0]
     settings = make_settings(load("herdbook.inference.server.settings:ServeSettings"), given)
     load("herdbook.inference.server.serve:serve")(sources, settings)
 

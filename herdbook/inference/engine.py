@@ -162,6 +162,11 @@ class Engine:
         if request.finish is None:
             self.scheduler.drop(request)
 
+    @property
+    def lost(self) -> bool:
+        """Whether it works no more, since other ranks of its model are gone."""
+        return isinstance(self.model, SpreadModel) and bool(self.model.lost)
+
     def close(self) -> None:
         """End the other ranks of a model that lies on several; the engine works no more then."""
         if isinstance(self.model, SpreadModel):

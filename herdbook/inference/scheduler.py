@@ -32,6 +32,12 @@ class Load:
     blocks: int
     """Blocks of the cache."""
 
+    guessed: int = 0
+    """Tokens guessed so far (speculative decoding)."""
+
+    guessed_right: int = 0
+    """Those of them that were right."""
+
 
 class Scheduler:
     """The queue, the requests at work, and their blocks."""

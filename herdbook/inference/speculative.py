@@ -10,6 +10,7 @@ distribution, accepts somewhat oftener; then answers would depend on what was gu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,7 @@ from herdbook.inference.engine import Engine
 from herdbook.inference.logprobs import token_logprobs
 from herdbook.inference.request import Request
 from herdbook.inference.sampler import GOLDEN, Sampler
+from herdbook.inference.scheduler import Load
 from herdbook.settings import UserError
 
 FIRST = 4
@@ -107,6 +109,11 @@ class SpeculativeEngine(Engine):
                     "the draft model has another tokenizer than the model; take one raised on the same tokens"
                 )
         self.guesser = guesser
+
+    @property
+    def workload(self) -> Load:
+        """See `Engine.workload`."""
+        return replace(super().workload, guessed=self.tried, guessed_right=self.right)
 
     def step(self) -> list[Request]:
         """See `Engine.step`; an answer may get several tokens."""

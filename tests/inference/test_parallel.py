@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from herdbook.inference.engine import Engine, Sampling
 from herdbook.inference.layout import Layout, check_layout
 from herdbook.inference.parallel import SpreadModel, follow
 from herdbook.inference.pipeline import Member, micro_batches
+from herdbook.inference.quantize import quantize_folder
 from herdbook.inference.ranks import join
 from herdbook.inference.speculative import SpeculativeEngine
 from herdbook.model.huggingface import load_model, save_model
+from herdbook.model.quantized import SCHEMES
+from herdbook.model.rounded import RoundedLinear
 from herdbook.settings import UserError
 from tests.support.models import SHAPES, tiny_config, tiny_model, tiny_peer
-from tests.support.ranks import run_ranks
+from tests.support.ranks import RankFailed, run_ranks
 from tests.support.tokenizers import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -183,6 +187,34 @@ def test_guesses_are_checked_on_several_ranks(tmp_path: Path) -> None:
     want, _ = work(Engine(load_model(folder), TOKENIZER, []))
     got, tried = spread(folder, work, SpeculativeEngine, tensor_parallel=2)
     assert got == want and tried > 0
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_quantised_folders_stay_so_on_every_rank(scheme: str, tmp_path: Path) -> None:
+    saved(tmp_path / "a", 3, dim=64, ffn_dim=128)
+    TOKENIZER.save(tmp_path / "a")
+    kind = replace(SCHEMES[scheme], group=32) if SCHEMES[scheme].group else SCHEMES[scheme]
+    quantize_folder(tmp_path / "a", tmp_path / "b", kind, parts=("attention", "feed_forward"))
+    want = answers(Engine(load_model(tmp_path / "b", rounded=True), TOKENIZER, [], compile="no"))
+    assert_same(spread(tmp_path / "b", tensor_parallel=2), want)
+    rounded = run_ranks(2, lambda: count_rounded(tmp_path / "b", Layout(tensor_parallel=2)))
+    assert rounded == [21, 21]
+
+
+def count_rounded(folder: Path, layout: Layout) -> int:
+    share = join(folder, layout, "cpu", None).share
+    return sum(isinstance(module, RoundedLinear) for module in share.modules())
+
+
+def test_groups_of_a_quantised_matrix_are_not_cut_apart(tmp_path: Path) -> None:
+    saved(tmp_path / "a", 3, dim=64, ffn_dim=128)
+    TOKENIZER.save(tmp_path / "a")
+    kind = replace(SCHEMES["int4"], group=64)
+    quantize_folder(tmp_path / "a", tmp_path / "b", kind, parts=("attention", "feed_forward"))
+    with pytest.raises(
+        RankFailed, match="quantised in groups of 64 of its 64 inputs, which tensor_parallel=2 would cut"
+    ):
+        run_ranks(2, lambda: count_rounded(tmp_path / "b", Layout(tensor_parallel=2)))
 
 
 def test_micro_batches_hold_every_token_once_and_in_order() -> None:

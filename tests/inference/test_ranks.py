@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -21,6 +22,9 @@ from herdbook.inference.engine import Engine, Sampling
 from herdbook.inference.layout import Layout
 from herdbook.inference.parallel import RanksLost, SpreadModel, follow
 from herdbook.inference.ranks import join, load_spread
+from herdbook.inference.server.errors import ApiError
+from herdbook.inference.server.metrics import Metrics
+from herdbook.inference.server.service import Ask, Service
 from herdbook.model.huggingface import save_model
 from herdbook.settings import UserError
 from tests.inference.ranks_driver import PROMPTS
@@ -121,6 +125,27 @@ def test_after_a_failed_pass_nothing_more_is_begun(folder: Path, monkeypatch: py
 
     first, second = run_ranks(2, work)[0]
     assert "ZeroDivisionError" in first and "load it again" in second
+
+
+def test_a_server_whose_ranks_are_lost_says_that_it_is_broken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(service: Service) -> list[str]:
+        service.start()
+        said = []
+        for _ in range(2):
+            with pytest.raises(ApiError) as told:
+                async for _ in service.open("m", [Ask(PROMPTS[0], Sampling(max_tokens=2))]):
+                    pass
+            said.append(f"{told.value.status} {told.value}")
+        service.stop()
+        return said
+
+    def work() -> list[str]:
+        engine = Engine(SpreadModel(join(folder, Layout(), "cpu", None)), TOKENIZER, [])
+        monkeypatch.setattr(parallel, "tell", lambda *_: 1 / 0)
+        return asyncio.run(ask(Service({"m": engine}, 8, Metrics())))
+
+    first, second = run_ranks(1, work)[0]
+    assert first.startswith("500") and second.startswith("503") and "has failed" in second
 
 
 def test_followers_end_when_the_first_rank_is_gone(folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from herdbook.inference.scheduler import Load
 
@@ -78,14 +78,17 @@ class _Loads:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """One gauge per figure, a sample per model."""
+        """One figure after the other, a sample per model."""
         for name, help_line in (
             ("running", "Answers being written"),
             ("waiting", "Answers waiting for room"),
             ("blocks_used", "Blocks of the key/value cache in use"),
             ("blocks", "Blocks of the key/value cache"),
+            ("guessed", "Tokens guessed by speculative decoding"),
+            ("guessed_right", "Guesses that were right"),
         ):
-            gauge = GaugeMetricFamily(f"herdbook_{name}", help_line, labels=["model"])
+            kind = CounterMetricFamily if name.startswith("guessed") else GaugeMetricFamily
+            gauge = kind(f"herdbook_{name}", help_line, labels=["model"])
             for model, load in dict(self.loads).items():
                 gauge.add_metric([model], getattr(load, name))
             yield gauge

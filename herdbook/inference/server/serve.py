@@ -24,7 +24,7 @@ from herdbook.inference.server.app import PAGE, make_app
 from herdbook.inference.server.herd import Herd, Served
 from herdbook.inference.server.service import Service
 from herdbook.inference.server.settings import LOOPBACK, ServeSettings
-from herdbook.inference.speculative import SpeculativeEngine
+from herdbook.inference.speculative import Draft, SpeculativeEngine
 from herdbook.settings import UserError
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -90,7 +90,8 @@ def serve(sources: Sequence[Source], settings: ServeSettings) -> None:
     if follows(settings.layout):
         load(sources[0], settings)  # to the first rank's end; it alone listens
     with listen(settings) as listening:
-        herd = Herd([load(source, settings) for source in sources])
+        draft = load_draft(settings)
+        herd = Herd([load(source, settings, draft) for source in sources])
         gate = make_app(herd, settings)
         service = gate.app.state.service
         host, port = listening.getsockname()[:2]
@@ -117,11 +118,20 @@ def listen(settings: ServeSettings) -> socket.socket:
         raise UserError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}") from None
 
 
-def load(source: Source, settings: ServeSettings) -> Served:
-    """Load one model."""
-    kind = SpeculativeEngine if settings.guess == "ngrams" else Engine
+def load_draft(settings: ServeSettings) -> Draft | None:
+    """The model that guesses, if there is to be one. All models may share it: their steps take turns."""
+    if settings.draft is None:
+        return None
+    return Draft(Engine.load(settings.draft, device=settings.device, dtype=DTYPES[settings.dtype], rows=settings.rows))
+
+
+def load(source: Source, settings: ServeSettings, draft: Draft | None = None) -> Served:
+    """Load one model; UserError when the draft model has another tokenizer."""
+    kind = Engine if settings.guess == "no" and draft is None else SpeculativeEngine
     engine = kind.load(
         source.folder, device=settings.device, dtype=DTYPES[settings.dtype], rows=settings.rows, layout=settings.layout
     )
+    if draft is not None and isinstance(engine, SpeculativeEngine):
+        engine.guess_by(draft)
     created = int(source.folder.stat().st_mtime)
     return Served(source.name, engine, source.lineage, source.aliases, created)

@@ -104,7 +104,7 @@ class Service:
         self.tickets: set[Ticket] = set()
         self.ended: dict[str, deque[float]] = {name: deque(maxlen=RECENT) for name in self.engines}
         self.draining = False
-        self.broken: set[str] = set()  # models whose engine could not be cleared after a failure
+        self.broken: set[str] = set()  # models whose engine could not be cleared after a failure, or lost its ranks
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._running: dict[str, dict[int, _Running]] = {name: {} for name in self.engines}
         self._thread = threading.Thread(target=self._run, name="engines", daemon=True)
@@ -248,6 +248,8 @@ class Service:
                 self.engines[name].cancel(place.request)
         except Exception:
             traceback.print_exc()
+            self.broken.add(name)
+        if self.engines[name].lost:
             self.broken.add(name)
         running.clear()
         return [(ticket, failed()) for ticket in lost]

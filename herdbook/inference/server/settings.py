@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from herdbook.inference.layout import Layout
-from herdbook.settings import Settings
+from herdbook.settings import Settings, UserError
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -54,11 +55,20 @@ class ServeSettings(Settings):
     guess: Literal["no", "ngrams"] = "no"
     """ngrams: draw several tokens a step where a text repeats itself; answers stay the same."""
 
+    draft: Path | None = None
+    """Folder of a smaller model with the same tokenizer that guesses several tokens a step; answers stay the same."""
+
     layout: Layout = Layout()
     """How the model lies over several processes."""
 
     log_requests: bool = False
     """Whether to write one log line per request."""
+
+    @model_validator(mode="after")
+    def _one_guesser(self) -> ServeSettings:
+        if self.draft is not None and self.guess != "no":
+            raise UserError(f"guess={self.guess} and draft={self.draft}: guesses come from one of them; leave one out")
+        return self
 
     @property
     def most_answers(self) -> int:
