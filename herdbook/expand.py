@@ -106,9 +106,9 @@ def _own_name(step: Step, name: str) -> str:
 
 
 def _shared_names(step: Step, name: str) -> list[str]:
-    """The names under which settings reach a step: of its like, then its own; the last step's kind."""
+    """The names under which settings reach a step: of its like, then its own; the last step has only its like's."""
     own = _own_name(step, name).rpartition(".")[2]
-    return list(dict.fromkeys(item for item in (step.like or step.kind, own) if item))
+    return list(dict.fromkeys([step.like or step.kind, own] if own else [step.like] if step.like else []))
 
 
 def _stage(node: Marked, step: Step, name: str) -> Marked:

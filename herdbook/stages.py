@@ -522,3 +522,18 @@ register(
         headline=("dialogs", "*.dialogs"),
     )
 )
+register(
+    StageKind(
+        name="posttrain",
+        help="Rounds of reward model, rejection sampling, SFT, preferences, averaging and a gate; a stage for each.",
+        settings="herdbook.posttrain.round_settings:RoundsSettings",
+        expand="herdbook.posttrain.rounds:steps",
+        takes={
+            "model": Takes("model"),
+            "requests": Takes("requests"),
+            "dialogs": Takes("dialogs", required=False, many=True),
+            "preferences": Takes("preferences", required=False, many=True),
+        },
+        gives="model",
+    )
+)

@@ -55,7 +55,8 @@ class Plan:
         made = []
         for member in range(1, members + 1):
             made += self.add(f"{own}{member}", kind, inputs, kind, seed=member)
-        return self.add(f"{own}_average", "average", {"model": made}), made
+        average, fed = ("average_reward", "reward") if kind == "reward" else ("average", "model")
+        return self.add(f"{own}_average", average, {fed: made}), made
 
     def round(self, number: int) -> list[str]:
         """The steps of one round; the gate's name."""

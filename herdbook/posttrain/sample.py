@@ -92,14 +92,14 @@ def _judge(settings: SampleSettings, reward: Path | None, asked: list[Asked], dr
         requests = [request for (request, _), _ in part]
         unique = [list(dict.fromkeys(row["answers"])) for _, row in part]
         true = verdicts(requests, unique)
-        scored: list[list[Any]] = [[None] * len(own) for own in unique]
-        if model is not None:
-            scored = model.score([messages for (_, messages), _ in part], unique)
+        said = [[answer for answer in own if answer] for own in unique]  # nothing said has no reward
+        scored = model.score([messages for (_, messages), _ in part], said) if model is not None else said
         rows = []
-        for (_, row), answers, rewards, worths in zip(part, unique, scored, true, strict=True):
-            at = {answer: place for place, answer in enumerate(answers)}
-            places = [at[answer] for answer in row["answers"]]
-            rows.append({"rewards": [rewards[i] for i in places], "verdicts": [worths[i] for i in places]})
+        for number, (_, row) in enumerate(part):
+            rewards = dict(zip(said[number], scored[number], strict=True)) if model is not None else {}
+            worths = dict(zip(unique[number], true[number], strict=True))
+            answers = row["answers"]
+            rows.append({"rewards": [rewards.get(a) for a in answers], "verdicts": [worths[a] for a in answers]})
         return rows
 
     items = {item[0]["id"]: (item, row) for item, row in zip(asked, drawn, strict=True)}

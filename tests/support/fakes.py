@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from pathlib import Path
@@ -131,6 +132,32 @@ def make_named(settings: Nested, raws: dict[str, Path], out: Path) -> dict[str, 
     return {"sets": len(raws)}
 
 
+class RequestsSettings(Settings):
+    """Settings of `fake-requests`."""
+
+    count: int = 40
+    """Requests of each file."""
+
+    wrong: float = 0.5
+    """Share of the written dialogs whose answer is wrong."""
+
+
+def make_requests(settings: RequestsSettings, out: Path) -> dict[str, Any]:
+    """Requests whose right answer is 7, and dialogs as annotators would have written them who often say 3."""
+    from tests.support.chains import write_requests
+
+    for split in ("train", "test"):
+        write_requests(out, settings.count, split=split)
+    rows = [json.loads(line) for line in (out / "requests" / "train.jsonl").read_text().splitlines()]
+    (out / "dialogs").mkdir()
+    with open(out / "dialogs" / "train.jsonl", "w") as file:
+        for number, row in enumerate(rows):
+            said = "3" if number * 0.618 % 1 < settings.wrong else "7"
+            messages = [*row["messages"], {"role": "assistant", "content": said}]
+            file.write(json.dumps({"id": row["id"], "task": row["task"], "messages": messages}) + "\n")
+    return {"requests": len(rows)}
+
+
 class RoundsSettings(Settings):
     """Settings of `fake-rounds`."""
 
@@ -154,6 +181,14 @@ def expand_rounds(name: str, settings: Settings, inputs: dict[str, tuple[str, ..
 
 
 FAKES = (
+    StageKind(
+        name="fake-requests",
+        help="Writes requests and dialogs.",
+        settings="tests.support.fakes:RequestsSettings",
+        function="tests.support.fakes:make_requests",
+        gives="requests",
+        also=("dialogs",),
+    ),
     StageKind(
         name="fake-rounds",
         help="Adds squares in rounds.",

@@ -1,0 +1,161 @@
+"""The rounds: who feeds whom in them; and a tiny herd that goes through two, whole and killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tests.support.fakes  # noqa: F401  (registers the kinds)
+from herdbook import run
+from herdbook.book import Book, Entry
+from herdbook.model.huggingface import save_model
+from herdbook.posttrain.round_settings import RoundsSettings
+from herdbook.posttrain.rounds import steps
+from herdbook.recipe import Recipe, read_recipe
+from herdbook.steps import Step
+from tests.support.models import tiny_model
+from tests.support.tokenizers import byte_tokenizer
+
+GIVEN = {"model": ("base",), "requests": ("world",), "dialogs": ("world",), "preferences": ("people",)}
+
+
+def expanded(given: dict[str, tuple[str, ...]] = GIVEN, **settings: Any) -> dict[str, Step]:
+    return {step.name: step for step in steps("chat", RoundsSettings(**settings), given)}
+
+
+def test_reward_and_sft_begin_from_the_base_and_answers_come_from_the_best_model_so_far() -> None:
+    found = expanded(rounds=3)
+    for number in (1, 2, 3):
+        here = f"chat.round{number}"
+        best = "chat.start" if number == 1 else f"chat.round{number - 1}.gate"
+        assert found[f"{here}.reward"].inputs["model"] == found[f"{here}.sft"].inputs["model"] == ["base"]
+        assert found[f"{here}.collect"].inputs["model"][0] == best
+        assert found[f"{here}.sample"].inputs == {"model": [best], "requests": ["world"], "reward": [f"{here}.reward"]}
+        assert found[f"{here}.preference"].inputs["model"] == [f"{here}.sft"]
+        gate = found[f"{here}.gate"].inputs
+        assert gate["previous"] == [best] and gate["model"] == gate["trained"] == [f"{here}.preference"]
+    assert found["chat.round3.collect"].inputs["model"] == ["chat.round2.gate", "chat.round2.sft"]
+    assert found["chat"].inputs == {"gates": [f"chat.round{number}.gate" for number in (1, 2, 3)]}
+
+
+def test_the_reward_model_learns_from_all_rounds_and_preferences_from_the_latest() -> None:
+    found = expanded(rounds=4, latest=2, samples=1)
+    collects = [f"chat.round{number}.collect" for number in (1, 2, 3, 4)]
+    assert found["chat.round4.reward"].inputs["preferences"] == ["people", *collects]
+    assert found["chat.round4.preference"].inputs["preferences"] == collects[2:]
+    assert found["chat.round4.sft"].inputs["dialogs"] == ["world", "chat.round4.sample"]
+    assert len({found[f"chat.round{number}.sample"].settings["seed"] for number in (1, 2, 3, 4)}) == 4
+
+
+def test_members_of_other_seeds_are_averaged() -> None:
+    found = expanded(rounds=1, members={"reward": 2, "preference": 3})
+    rewards = ["chat.round1.reward1", "chat.round1.reward2"]
+    assert found["chat.round1.reward_average"].inputs == {"reward": rewards}
+    assert [found[name].settings["seed"] for name in rewards] == [1, 2]
+    assert found["chat.round1.sample"].inputs["reward"] == ["chat.round1.reward_average"]
+    tuned = [f"chat.round1.preference{member}" for member in (1, 2, 3)]
+    gate = found["chat.round1.gate"].inputs
+    assert gate["model"] == ["chat.round1.preference_average"] and gate["trained"] == tuned
+    assert found["chat.round1.preference_average"].inputs == {"model": tuned}
+
+
+def test_more_rounds_leave_the_first_ones_as_they_are() -> None:
+    two, three = expanded(rounds=2), expanded(rounds=3)
+    assert {name: three[name] for name in two if name != "chat"} == {n: s for n, s in two.items() if n != "chat"}
+
+
+def test_without_written_dialogs_the_first_answers_are_the_bases() -> None:
+    found = expanded({"model": ("base",), "requests": ("world",)}, rounds=1)
+    assert "chat.start" not in found and found["chat.round1.collect"].inputs["model"] == ["base"]
+    assert "previous" not in found["chat.round1.gate"].inputs
+
+
+RECIPE = """\
+stages:
+  asked: {{kind: fake-requests, count: 60}}
+  base: {{kind: adopt, path: "{folder}"}}
+  chat:
+    kind: posttrain
+    from: {{model: base, requests: asked, dialogs: asked}}
+    rounds: 2
+    sft: {{rows: 4, length: 128, steps: 25, peak_lr: 0.01, warmup: 2, tensorboard: false}}
+    reward: {{rows: 4, length: 256, steps: 12, peak_lr: 0.01, warmup: 2, heldout: 0.2, tensorboard: false}}
+    preference: {{rows: 4, length: 256, steps: 4, peak_lr: 0.001, warmup: 0, heldout: 0, tensorboard: false}}
+    collect: {{max_tokens: 4, draws: 8}}
+    sample: {{max_tokens: 4, answers: 8}}
+    gate: {{max_tokens: 4, kept_back: 0.3, fall: 0.5}}
+    round2: {{preference: {{steps: 8, checkpoint_every: 2}}}}
+"""
+
+
+def recipe(folder: Path) -> Recipe:
+    """A base model that was taught nothing, and how it is to be taught."""
+    base = folder / "raw"
+    tokenizer = byte_tokenizer(("assistant", "user", "problem", "how many are"))
+    model = tiny_model(vocab_size=tokenizer.vocab_size, max_length=256)
+    model.initialize(0)
+    save_model(model, base, bos_id=tokenizer.bos_id, eos_ids=[tokenizer.eos_id])
+    tokenizer.save(base)
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(folder=base))
+    return read_recipe(path)
+
+
+def figures(entries: dict[str, Entry]) -> str:
+    """What came out, without times."""
+    timed = ("seconds", "per_second", "goodput", "mfu", "peak", "memory")
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items() if not any(word in key for word in timed)}
+        return value
+
+    return json.dumps({name: [entry.id, plain(entry.metrics)] for name, entry in entries.items()}, indent=1)
+
+
+@pytest.fixture(scope="module")
+def herd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Entry]]:
+    folder = tmp_path_factory.mktemp("herd")
+    return folder, run.run_recipe(recipe(folder), Book(folder / "book"))
+
+
+def test_two_rounds_teach_a_tiny_model_the_right_answer(herd: tuple[Path, dict[str, Entry]]) -> None:
+    _, entries = herd
+    start = entries["chat.round1.collect"].metrics["score"]["value"]
+    assert 0.1 < start < 0.7  # it learnt from annotators who are wrong half of the time
+    assert entries["chat.round2.reward"].metrics["heldout"]["accuracy"]["value"] > 0.9
+    sampled = entries["chat.round2.sample"].metrics
+    assert sampled["best"]["value"] > sampled["random"]["value"]
+    assert entries["chat"].metrics["score"]["value"] > 0.9 and entries["chat"].metrics["ended"]["value"] > 0.9
+    assert entries["chat"].metrics["by"]["r2"]["passed"] == 1.0
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_round_two_goes_on_to_the_same_result(
+    herd: tuple[Path, dict[str, Entry]], tmp_path: Path
+) -> None:
+    folder, whole = herd
+    book = tmp_path / "book"
+    command = [sys.executable, "-m", "tests.support.fakes", "run", str(folder / "recipe.yaml"), "--book", str(book)]
+    for kind, name in (("collect", "chat.round2.collect"), ("preference", "chat.round2.preference")):
+        work = book / ".work" / f"{kind}-{whole[name].id[:12]}"
+        begun = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + 300
+        wanted = "checkpoints/*/.metadata" if kind == "preference" else "drawn.*"
+        while not any(work.glob(wanted)):
+            assert begun.poll() is None and time.monotonic() < end
+            time.sleep(0.002)
+        begun.send_signal(signal.SIGKILL)
+        begun.wait()
+    again = run.run_recipe(read_recipe(folder / "recipe.yaml"), Book(book))
+    assert figures(again) == figures(whole)
+    assert again["chat.round2.preference"].attempts > 1
+    model = Book(book).folder_of(again["chat"]) / "model" / "model.safetensors"
+    assert model.read_bytes() == (folder / "book" / whole["chat"].name / "model" / "model.safetensors").read_bytes()
