@@ -282,12 +282,21 @@ register(
         function="herdbook.evaluate.run:evaluate",
         takes={
             "model": Takes("model"),
-            "world": Takes("world", required=False, argument="questions", folder="questions"),
+            "world": Takes("world", required=False, argument="questions"),
             "tokens": Takes("tokens", required=False),
         },
         gives="results",
         either=("world", "tokens", "data"),
-        headline=("bits.bits_per_byte", "facts_100.accuracy", "problems_1_2.accuracy", "humaneval.pass_at_1"),
+        headline=(
+            "bits.bits_per_byte",
+            "facts_100.accuracy",
+            "problems_1_2.accuracy",
+            "humaneval.pass_at_1",
+            "chat.score",
+            "chat.ended",
+            "refusal.violation",
+            "refusal.false_refusal",
+        ),
     )
 )
 register(

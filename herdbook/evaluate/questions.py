@@ -49,6 +49,9 @@ class Question:
 
     needle: str = ""
 
+    request: dict[str, Any] = field(default_factory=dict)
+    """What a chat model is asked: `messages`, `tools`, and the `check` that its answer is judged by."""
+
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a .jsonl, .jsonl.gz or .csv file with their line numbers."""

@@ -6,13 +6,15 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from herdbook.console import log
 from herdbook.evaluate import scoring
+from herdbook.evaluate.chat import ask_requests
+from herdbook.evaluate.chat_results import chat_metrics
 from herdbook.evaluate.questions import Question
 from herdbook.evaluate.results import METRICS, Metrics, choice_metrics
 from herdbook.evaluate.sandbox import layers
@@ -29,7 +31,9 @@ ASK = {
     "worked": scoring.ask_worked,
     "program": scoring.ask_programs,
     "needle": scoring.ask_needles,
+    "chat": ask_requests,
 }
+FIGURES: dict[str, Callable[..., Metrics]] = {**METRICS, "chat": chat_metrics}
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,12 @@ def evaluate(
     is loaded.
     """
     folder = settings.data or questions
-    papers = set_papers(settings, question_folder(folder) if folder else None, tokens)
+    papers = set_papers(settings, folder, tokens, knows_chat(model_folder(model)))
     if any(k > settings.samples for k in settings.pass_at):
         raise UserError(f"pass_at has {max(settings.pass_at)}, but samples is {settings.samples}; raise samples")
     if settings.samples > 1 and settings.temperature == 0:
         raise UserError(f"samples is {settings.samples}, but at temperature 0 all are the same; raise temperature")
-    candidate = Candidate(load_engine(model_folder(model), settings), settings)
+    candidate = Candidate(load_engine(model_folder(model), settings), settings, folder)
     try:
         return examine(candidate, papers, tokens, out, str(model))
     finally:
@@ -92,11 +96,6 @@ def evaluate_folder(
         return evaluate(chosen, model, None, tokens, Path(kept))
 
 
-def question_folder(folder: Path) -> Path:
-    """The folder with the question files: a world's entry keeps them in `questions/`."""
-    return folder / "questions" if (folder / "questions").is_dir() else folder
-
-
 def model_folder(folder: Path) -> Path:
     """The Hugging Face folder: an entry of the book keeps it in `model/`."""
     for found in (folder, folder / "model"):
@@ -114,11 +113,26 @@ def load_engine(folder: Path, settings: EvaluateSettings) -> Any:
     return Engine.load(folder, device=settings.device, rows=settings.batch, layout=settings.layout)
 
 
-def set_papers(settings: EvaluateSettings, folder: Path | None, tokens: Path | None) -> list[Paper]:
-    """The tasks to ask with their questions; `UserError` when one was asked for by name and cannot be."""
+def knows_chat(folder: Path) -> bool:
+    """Whether the model of a folder was taught to end its turns: see `Engine.knows_chat`."""
+    from herdbook.inference.engine import read_stop_ids
+    from herdbook.tokens.tokenizer import Tokenizer
+
+    ends = read_stop_ids(folder)
+    return bool(ends) and Tokenizer.load(folder).eot_id in ends
+
+
+def set_papers(
+    settings: EvaluateSettings, folder: Path | None, tokens: Path | None, chats: bool = False
+) -> list[Paper]:
+    """The tasks to ask with their questions; `UserError` when one was asked for by name and cannot be.
+
+    Unless they are named, tasks in the chat format are asked only of a model that `chats`.
+    """
     named = [find_task(name) for name in dict.fromkeys(settings.tasks)]
     if not named:
-        named = [task for task in TASKS.values() if (tokens if task.kind == "bits" else folder and task.find(folder))]
+        there = [task for task in TASKS.values() if (tokens if task.kind == "bits" else folder and task.find(folder))]
+        named = [task for task in there if chats or task.kind != "chat"]
     if not named:
         where = (
             f"{folder} holds none of {', '.join(t.files[0] for t in TASKS.values() if t.files)}"
@@ -174,7 +188,7 @@ def examine(candidate: Candidate, papers: list[Paper], tokens: Path | None, out:
         }
         log("evaluated", task=paper.task.name, questions=about[paper.task.name]["questions"], seconds=seconds)
     results: dict[str, Any] = {"model": name, "settings": settings.model_dump(mode="json"), "tasks": about}
-    if any(paper.task.kind == "program" for paper in papers):
+    if any(paper.task.kind in ("program", "chat") for paper in papers):
         results["sandbox"] = layers()
     write_json(out / "results.json", {**results, "metrics": metrics})
     write_text(out / "table.md", results_table(metrics))
@@ -192,8 +206,8 @@ def ask(candidate: Candidate, paper: Paper, tokens: Path | None) -> tuple[Metric
         return figures, {task.name: rows}
     samples = ASK[task.kind](candidate, task, paper.questions, paper.examples)
     if task.kind == "program":
-        return METRICS[task.kind](task.name, samples, settings.pass_at), {task.name: samples}
-    figures = METRICS[task.kind](task.name, samples)
+        return FIGURES[task.kind](task.name, samples, settings.pass_at), {task.name: samples}
+    figures = FIGURES[task.kind](task.name, samples)
     if task.kind != "letters":
         return figures, {task.name: samples}
     words = scoring.ask_in_words(candidate, task, paper.questions, paper.examples)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from herdbook.console import Tracker, progress
@@ -16,12 +17,12 @@ from herdbook.evaluate import needle as needles
 from herdbook.evaluate.answers import holds_text
 from herdbook.evaluate.questions import Question
 from herdbook.evaluate.sandbox import Program, run_programs
-from herdbook.evaluate.tasks import LETTERS, Task, answer_cloze_prompt, cloze_prompt, program_of
+from herdbook.evaluate.tasks import LETTERS, Task, answer_cloze_prompt, cloze_prompt, program_in, program_of
 from herdbook.settings import UserError
 
 if TYPE_CHECKING:
     from herdbook.evaluate.settings import EvaluateSettings
-    from herdbook.inference.engine import Engine
+    from herdbook.inference.engine import Completion, Engine
 
 Sample = dict[str, Any]
 Prompt = Callable[[Question, Sequence[Question]], str]
@@ -35,11 +36,19 @@ class Candidate:
 
     engine: Engine
     settings: EvaluateSettings
+    library: Path | None = None
+    """Folder whose documents a search of the model's looks in."""
 
     @property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
         return self.engine.tokenizer
+
+    @property
+    def chats(self) -> bool:
+        """Whether word problems and programs are asked in the chat format."""
+        form = self.settings.form
+        return form == "chat" or (form == "auto" and bool(self.engine.knows_chat))
 
     @property
     def max_length(self) -> int:
@@ -52,23 +61,64 @@ class Candidate:
         return ids
 
     def write(
-        self, prompts: Sequence[list[int]], tokens: int, stop: tuple[str, ...], tracker: Tracker, seed: int = 0
+        self,
+        prompts: Sequence[list[int]],
+        tokens: int,
+        stop: tuple[str, ...],
+        tracker: Tracker,
+        seed: int = 0,
+        turn: bool = False,
     ) -> list[str]:
-        """What the model writes after each prompt, in their order; another `seed` draws other answers."""
-        from herdbook.inference.engine import Sampling
+        """What the model writes after each prompt, in their order; another `seed` draws other answers.
 
-        temperature, texts = self.settings.temperature, []
-        sampling = Sampling(max_tokens=tokens, temperature=temperature, stop=stop, seed=self.settings.seed + seed)
+        Where it is its `turn` of a dialog, only the turn's end ends an answer.
+        """
+        texts = []
         for part in parts(prompts, 8 * self.settings.batch):
-            texts += [completion.text for completion in self.engine.generate(part, sampling)]
+            drawn = self.complete(part, tokens, () if turn else stop, seed, turn)
+            texts += [completion.text for completion in drawn]
             tracker.advance(len(part))
         return texts
+
+    def complete(
+        self, prompts: Sequence[list[int]], tokens: int, stop: tuple[str, ...], seed: int = 0, turn: bool = False
+    ) -> list[Completion]:
+        """An answer to each prompt; with `turn` the tokens that end a turn end it for base models too."""
+        from herdbook.inference.engine import Sampling
+
+        special = self.tokenizer.special_tokens if turn else {}
+        ends = tuple(special[name] for name in ("<|eot_id|>", "<|eom_id|>") if name in special)
+        sampling = Sampling(
+            max_tokens=tokens,
+            temperature=self.settings.temperature,
+            stop=stop,
+            stop_ids=ends,
+            seed=self.settings.seed + seed,
+        )
+        return self.engine.generate(prompts, sampling)
+
+    def chat_prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        """A dialog's ids up to where the assistant speaks next, with the tools told as Llama 3 tells them."""
+        ids: list[int] = self.tokenizer.chat(messages, tools)
+        return ids
 
 
 def parts(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
     """`items` in lists of at most `size`."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
+
+
+def in_chat(candidate: Candidate, task: Task, question: Question, room: int) -> tuple[str, list[int]]:
+    """The question as a user's turn, without examples; its ids go up to the assistant's turn."""
+    words = task.words(question)
+    ids = candidate.chat_prompt([{"role": "user", "content": words}])
+    if len(ids) + room > candidate.max_length:
+        raise UserError(
+            f"question {question.id}: its {len(ids)} tokens and an answer of {room} are more than the "
+            f"{candidate.max_length} that the model sees; lower max_tokens"
+        )
+    return words, ids
 
 
 def fitting_prompt(
@@ -200,14 +250,15 @@ def ask_worked(
     """Answers written out; the final number (or the LaTeX answer) counts."""
     shots, room = shots_of(candidate, task, examples), answer_room(candidate, questions)
     stop = ("\n",) if not shots and all(q.one_line for q in questions) else task.stop
+    half = min(room, candidate.max_length // 2)
     pairs = [
-        fitting_prompt(
-            candidate, task.prompt, q, same_subject(q, examples, shots), min(room, candidate.max_length // 2)
-        )
+        in_chat(candidate, task, q, half)
+        if candidate.chats
+        else fitting_prompt(candidate, task.prompt, q, same_subject(q, examples, shots), half)
         for q in questions
     ]
     with progress(task.name, len(questions), "questions") as tracker:
-        texts = candidate.write([ids for _, ids in pairs], room, stop, tracker)
+        texts = candidate.write([ids for _, ids in pairs], room, stop, tracker, turn=candidate.chats)
     return [
         {
             "id": question.id,
@@ -227,13 +278,24 @@ def ask_programs(
     """Programs written `samples` times each and run against their tests in the sandbox."""
     settings = candidate.settings
     shots, room = shots_of(candidate, task, examples), answer_room(candidate, questions)
-    pairs = [fitting_prompt(candidate, task.prompt, q, examples[:shots], room) for q in questions]
+    if candidate.chats:  # the whole function is written, not what is missing of it
+        room += max(len(candidate.tokenizer.encode(q.text)) for q in questions)
+    pairs = [
+        in_chat(candidate, task, q, room)
+        if candidate.chats
+        else fitting_prompt(candidate, task.prompt, q, examples[:shots], room)
+        for q in questions
+    ]
     prompts = [ids for _, ids in pairs]
     with progress(task.name, len(prompts) * settings.samples, "programs") as tracker:
-        rounds = [candidate.write(prompts, room, task.stop, tracker, turn) for turn in range(settings.samples)]
+        rounds = [
+            candidate.write(prompts, room, task.stop, tracker, seed, candidate.chats)
+            for seed in range(settings.samples)
+        ]
     texts = [text for together in zip(*rounds) for text in together]
     owners = [question for question in questions for _ in range(settings.samples)]
-    programs = [Program(program_of(owner, text), owner.tests) for owner, text in zip(owners, texts)]
+    read = program_in if candidate.chats else program_of
+    programs = [Program(read(owner, text), owner.tests) for owner, text in zip(owners, texts)]
     with progress(f"{task.name} tests", len(programs), "programs") as tracker:
         outcomes = run_programs(programs, settings.sandbox, tracker.advance)
     samples = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from herdbook.evaluate.sandbox import SandboxSettings
@@ -34,6 +36,9 @@ class EvaluateSettings(Settings):
 
     max_tokens: int = Field(512, ge=1)
     """Tokens per written answer at most; where right answers are known, half again as long as the longest is enough."""
+
+    form: Literal["auto", "plain", "chat"] = "auto"
+    """How word problems and programs are asked: as text to go on with, or in the chat format; auto: as was taught."""
 
     batch: int = Field(128, ge=1)
     """Answers written together, as far as memory allows."""

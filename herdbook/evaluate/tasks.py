@@ -7,12 +7,14 @@ file is there. Only the files of the world report by groups, since only there th
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from herdbook.evaluate import answers, questions
+from herdbook.evaluate import answers, questions, requests
 from herdbook.evaluate.questions import Question
+from herdbook.evaluate.verify import code_of
 from herdbook.settings import UserError
 
 LETTERS = "ABCDEFGHIJ"
@@ -25,20 +27,23 @@ class Task:
     """One task of an exam."""
 
     name: str
-    kind: str  # cloze, letters, worked, program, needle or bits
+    kind: str  # cloze, letters, worked, program, needle, chat or bits
     about: str
     files: tuple[str, ...] = ()  # patterns below the questions folder; the first that is there counts
     read: Callable[[Path], list[Question]] = questions.read_choices
     examples: str = ""  # pattern of the files that worked examples come from
     shots: int = 0  # usual number of worked examples, where there are any
     prompt: Callable[[Question, Sequence[Question]], str] = lambda question, examples: question.text
+    words: Callable[[Question], str] = lambda question: question.text
+    """The question as a user puts it to a chat model."""
     stop: tuple[str, ...] = ANSWER_ENDS
     same: Callable[[str, str], bool] = answers.same_number
     split: str = ""  # only questions of this split, where questions have one
 
     def find(self, folder: Path) -> list[Path]:
         """The files of this task's questions below `folder`; none when they are not there."""
-        return next((found for pattern in self.files if (found := sorted(folder.glob(pattern)))), [])
+        below = [root.glob(pattern) for root in roots(folder) for pattern in self.files]
+        return next((found for paths in below if (found := sorted(paths))), [])
 
     def load(self, folder: Path) -> list[Question]:
         """This task's questions; `UserError` when there are none below `folder`."""
@@ -53,9 +58,14 @@ class Task:
 
     def load_examples(self, folder: Path) -> list[Question]:
         """Questions with answers to show as examples; empty when the folder has no such file."""
-        paths = sorted(folder.glob(self.examples)) if self.examples else []
+        paths = [path for root in roots(folder) for path in sorted(root.glob(self.examples))] if self.examples else []
         found = [question for path in paths for question in self.read(path)]
         return [question for question in found if question.groups.get("split", "examples") == "examples"]
+
+
+def roots(folder: Path) -> list[Path]:
+    """Where files are looked for: a world's entry keeps most in `questions/`."""
+    return [found for found in (folder / "questions", folder) if found.is_dir()]
 
 
 def cloze_prompt(question: Question, examples: Sequence[Question]) -> str:
@@ -151,6 +161,7 @@ TASKS: dict[str, Task] = {
             "functions to be finished from their docstring, run against tests",
             ("humaneval.jsonl", "humaneval/HumanEval.jsonl.gz", "humaneval/HumanEval.jsonl"),
             read=questions.read_humaneval,
+            words=lambda question: f"Complete this function:\n\n{question.text.rstrip()}",
             stop=PROGRAM_ENDS,
         ),
         Task(
@@ -162,6 +173,7 @@ TASKS: dict[str, Task] = {
             examples="mbpp/mbpp.jsonl",
             shots=3,
             prompt=mbpp_prompt,
+            words=lambda question: f"{question.text} Your code should pass these tests:\n\n{question.setup}",
             stop=("\n[DONE]", "[DONE]"),
             split="test",
         ),
@@ -172,6 +184,27 @@ TASKS: dict[str, Task] = {
             ("needle.jsonl",),
             read=questions.read_needles,
             stop=("\n",),
+        ),
+        Task(
+            "chat",
+            "chat",
+            "requests in the chat format, each judged by the check that it carries",
+            ("requests/test.jsonl",),
+            read=requests.read_requests,
+        ),
+        Task(
+            "ifeval",
+            "chat",
+            "constraints that code can check, strictly and loosely",
+            ("ifeval.jsonl", "ifeval/input_data.jsonl"),
+            read=requests.read_ifeval,
+        ),
+        Task(
+            "xstest",
+            "chat",
+            "what must be refused, and what only sounds so",
+            ("xstest.csv", "xstest/xstest_prompts.csv"),
+            read=requests.read_xstest,
         ),
         Task("bits", "bits", "bits per byte of the held-out documents, beside xz's"),
     )
@@ -190,3 +223,9 @@ def find_task(name: str) -> Task:
 def program_of(question: Question, completion: str) -> str:
     """The program a completion gives: HumanEval's prompt goes on in it, MBPP's stands alone."""
     return completion if question.setup else question.text + completion
+
+
+def program_in(question: Question, answer: str) -> str:
+    """The program in a chat model's answer; HumanEval's prompt goes on in one that is no function by itself."""
+    code = code_of(answer)
+    return code if question.setup or re.search(r"^(?:async )?def ", code, re.MULTILINE) else question.text + answer

@@ -200,10 +200,12 @@ def read_texts(folder: Path) -> Iterable[str]:
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
-            yield from (str(text) for text in pq.read_table(path, columns=["text"]).column("text").to_pylist())
+            if "text" in pq.read_schema(path).names:
+                yield from (str(text) for text in pq.read_table(path, columns=["text"]).column("text").to_pylist())
         elif path.suffix == ".jsonl":
             with path.open(encoding="utf-8") as file:
-                yield from (str(json.loads(line)["text"]) for line in file if line.strip())
+                rows = (json.loads(line) for line in file if line.strip())
+                yield from (str(row["text"]) for row in rows if "text" in row)
         elif path.suffix == ".txt":
             yield path.read_text(encoding="utf-8")
 

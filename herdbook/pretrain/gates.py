@@ -81,14 +81,13 @@ class Gate:
 
         Where the model is in parts (`parallel`), `folder` is for a moment where it lies whole.
         """
-        from herdbook.evaluate.run import question_folder
         from herdbook.evaluate.tasks import find_task
         from herdbook.tokens.tokenizer import Tokenizer
 
         self.settings, self.before, self.pages = settings, before, pages
         self.parallel, self.folder = parallel, folder
         self.tokenizer = Tokenizer.load(tokens / "tokenizer")
-        self.needles = find_task("needle").load(question_folder(questions))
+        self.needles = find_task("needle").load(questions)
 
     def __call__(self, model: Any, final: bool) -> dict[str, float]:
         """`needle` (share found at the stage's length) and `short_bits_per_byte`."""

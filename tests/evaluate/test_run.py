@@ -119,7 +119,7 @@ def test_limit_draws_the_same_questions_each_time(world: Path, toy_model: Path, 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"tasks": ("mbpp",)}, r"mbpp: no questions in .*questions; looked for mbpp\.jsonl or mbpp/mbpp\.jsonl"),
+        ({"tasks": ("mbpp",)}, r"mbpp: no questions in .*world; looked for mbpp\.jsonl or mbpp/mbpp\.jsonl"),
         ({"tasks": ("bits",)}, "bits: needs the held-out documents of a tokens stage"),
         ({"tasks": ("gsm8k",), "shots": 3}, r"shots is 3, but .* has no gsm8k/train\.jsonl"),
         ({"pass_at": (1, 10)}, "pass_at has 10, but samples is 1"),

@@ -48,6 +48,7 @@ class ToyEngine:
     ) -> None:
         self.tokenizer = ByteTokenizer()
         self.model = SimpleNamespace(config=SimpleNamespace(max_length=max_length))
+        self.knows_chat, self.limit = False, max_length
         self.chances = {ord(key): value for key, value in (chances or {}).items()}
         self.reply = reply
         self.asked: list[str] = []
@@ -74,3 +75,6 @@ class ToyEngine:
             ends = [written.find(stop) for stop in sampling.stop if stop in written]
             completions.append(Completion(written[: min(ends)] if ends else written, ids, "stop" if ends else "length"))
         return completions
+
+    def close(self) -> None:
+        """Nothing to close."""
