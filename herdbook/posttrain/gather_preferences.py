@@ -40,7 +40,8 @@ def gather_preferences(settings: PreferencesSettings, out: Path) -> dict[str, An
 def row_of(one: Preference) -> dict[str, Any]:
     """A preference as a row of ours, which TRL reads too."""
     answers = dict(zip(one.ranks, one.answers, strict=True))
-    told = {"strength": one.strength, "task": one.task, "round": one.round}
+    told: dict[str, Any] = {"strength": one.strength, "task": one.task, "round": one.round}
+    told |= {"tools": list(one.tools)} if one.tools else {}
     if len(answers) == 1:
         return {"prompt": one.prompt, "completion": one.answers[0], "label": CHOSEN in answers, **told}
     sides = {"chosen": answers[CHOSEN], "rejected": answers[REJECTED], "edited": answers.get(EDITED)}

@@ -67,9 +67,9 @@ def encode_example(
     answers: Sequence[Sequence[dict[str, Any]]],
     ranks: Sequence[float],
     source: Preference | None = None,
+    tools: Sequence[dict[str, Any]] | None = None,
 ) -> Example:
     """A prompt's messages and those of its answers as ids; UserError for messages that are none."""
-    tools = source.tools if source is not None else None
     asked = encode_dialog(tokenizer, prompt, tools=tools).ids
     header = encode_header(tokenizer, "assistant")
     ends = {tokenizer.special_tokens[name] for name in ("<|eot_id|>", "<|eom_id|>") if name in tokenizer.special_tokens}
@@ -96,7 +96,7 @@ def encode_all(
     examples = []
     for one in preferences:
         try:
-            example = encode_example(tokenizer, one.prompt, one.answers, one.ranks, one)
+            example = encode_example(tokenizer, one.prompt, one.answers, one.ranks, one, one.tools)
         except UserError as error:
             raise UserError(f"{one.where}: {error}") from None
         if example.size > length:

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from herdbook.model.documents import Documents
-from herdbook.posttrain.preference_batches import AnswerBatch, AnswerBatches, better, encode_example
+from herdbook.posttrain.preference_batches import AnswerBatch, AnswerBatches, Example, better, encode_example
 from herdbook.posttrain.preference_settings import RewardSettings
 from herdbook.settings import UserError
+from herdbook.tokens.tools import answer_message
 from herdbook.train.nats import branch_sums, scores
 from herdbook.train.objective import Loss
 
@@ -93,6 +94,7 @@ class RewardModel:
         self,
         prompts: Sequence[Sequence[dict[str, Any]]],  # messages, the last one not the assistant's
         answers: Sequence[Sequence[str]],  # to each prompt some, what the assistant says
+        tools: Sequence[Sequence[dict[str, Any]] | None] | None = None,  # of each prompt, what an answer may call
     ) -> list[list[float]]:  # of each answer its score, the higher the better
         """How good answers are; each as if it were the only one, whoever stands beside it.
 
@@ -101,12 +103,13 @@ class RewardModel:
         if len(prompts) != len(answers):
             raise ValueError(f"{len(prompts)} prompts but answers to {len(answers)}")
         found: list[list[float]] = [[0.0] * len(mine) for mine in answers]
-        row: list[tuple[int, Any]] = []
+        row: list[tuple[int, Example]] = []
         room = ROW_TOKENS
-        for number, (prompt, mine) in enumerate(zip(prompts, answers, strict=True)):
+        known = tools or [None] * len(prompts)
+        for number, (prompt, mine, own) in enumerate(zip(prompts, answers, known, strict=True)):
             if not mine:
                 continue
-            example = self._encoded(number, prompt, mine)
+            example = self._encoded(number, prompt, mine, own)
             if row and example.size > room:
                 self._read(row, found)
                 row, room = [], ROW_TOKENS
@@ -116,9 +119,15 @@ class RewardModel:
             self._read(row, found)
         return found
 
-    def _encoded(self, number: int, prompt: Sequence[dict[str, Any]], answers: Sequence[str]) -> Any:
-        messages = [[{"role": "assistant", "content": answer}] for answer in answers]
-        example = encode_example(self.tokenizer, prompt, messages, [0.0] * len(messages))
+    def _encoded(
+        self,
+        number: int,
+        prompt: Sequence[dict[str, Any]],
+        answers: Sequence[str],
+        tools: Sequence[dict[str, Any]] | None,
+    ) -> Example:
+        messages = [[answer_message(answer, tools)] for answer in answers]
+        example = encode_example(self.tokenizer, prompt, messages, [0.0] * len(messages), tools=tools)
         if example.longest > self.model.config.max_length:
             raise UserError(
                 f"prompt {number} with its longest answer has {example.longest} tokens; the reward model holds "
@@ -126,7 +135,7 @@ class RewardModel:
             )
         return example
 
-    def _read(self, row: list[tuple[int, Any]], found: list[list[float]]) -> None:
+    def _read(self, row: list[tuple[int, Example]], found: list[list[float]]) -> None:
         """Score the answers of one row of examples."""
         batches = AnswerBatches([example for _, example in row], sum(example.size for _, example in row), 1)
         device = next(self.model.parameters()).device

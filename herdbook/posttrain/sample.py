@@ -93,7 +93,8 @@ def _judge(settings: SampleSettings, reward: Path | None, asked: list[Asked], dr
         unique = [list(dict.fromkeys(row["answers"])) for _, row in part]
         true = verdicts(requests, unique)
         said = [[answer for answer in own if answer] for own in unique]  # nothing said has no reward
-        scored = model.score([messages for (_, messages), _ in part], said) if model is not None else said
+        tools = [request.get("tools") for request in requests]
+        scored = model.score([messages for (_, messages), _ in part], said, tools) if model is not None else said
         rows = []
         for number, (_, row) in enumerate(part):
             rewards = dict(zip(said[number], scored[number], strict=True)) if model is not None else {}

@@ -188,6 +188,23 @@ def test_batches_are_a_function_of_their_number_and_hold_every_answer_once_a_pas
     assert (batch.ranks[row, winner] > batch.ranks[row, loser]).all()
 
 
+def test_a_call_of_a_tool_is_content_and_its_end_is_format(chat_tokenizer: Tokenizer) -> None:
+    tools = [{"type": "function", "function": {"name": "count", "description": "Counts.", "parameters": {}}}]
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "count", "arguments": {"of": "sheep"}}}]}
+    row = {
+        "prompt": "How many?", "tools": tools, "rejected": "Many.",
+        "chosen": [call, {"role": "tool", "content": "5"}, {"role": "assistant", "content": "Five."}],
+    }  # fmt: skip
+    (example,) = encode_all(chat_tokenizer, [read_preference(row, "here")], 2000)
+    assert "Counts." in chat_tokenizer.decode(example.trunk)
+    chosen = example.answers[0]
+    said = [chat_tokenizer.decode(chosen.ids[1:][chosen.kinds == kind]) for kind in (CONTENT, FORMAT, 0)]
+    header = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    assert said[0] == '{"name": "count", "parameters": {"of": "sheep"}}Five.'
+    assert said[1] == f"{header}<|eom_id|>{header}<|eot_id|>"
+    assert said[2] == "<|start_header_id|>ipython<|end_header_id|>\n\n5<|eot_id|>"
+
+
 class PreferenceCase(Case):
     """A case of the parity table whose rows are prompts with their answers."""
 

@@ -109,6 +109,18 @@ def test_a_score_depends_neither_on_the_other_answers_nor_on_the_other_prompts(
     assert model.score([PROMPTS[0], PROMPTS[1]], [[], ["The dog."]]) == [[], pytest.approx(together[1], abs=1e-5)]
 
 
+def test_a_call_is_scored_as_the_call_that_was_preferred(judge: Path, chat_tokenizer: Tokenizer) -> None:
+    tools = [{"type": "function", "function": {"name": "count", "description": "Counts.", "parameters": {}}}]
+    model, text = RewardModel.load(judge), '{"name": "count", "parameters": {"of": "sheep"}}'
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "count", "arguments": {"of": "sheep"}}}]}
+    model.model = lively(reward_shape(vocab_size=chat_tokenizer.vocab_size, max_length=2000))
+    ids = encode_dialog(chat_tokenizer, [*PROMPTS[0], call], tools=tools).ids
+    with torch.no_grad():
+        wanted = model.model(torch.tensor([ids]))[0, -1, 0]
+    (found,) = model.score([PROMPTS[0]], [[text, "Five."]], [tools])
+    assert found[0] == pytest.approx(float(wanted), abs=1e-4) and found[0] != found[1]
+
+
 def test_a_prompt_that_is_too_long_is_named_and_a_language_model_is_no_reward_model(judge: Path, base: Path) -> None:
     with pytest.raises(UserError, match=r"prompt 1 with its longest answer has 3.. tokens; the reward model holds 256"):
         RewardModel.load(judge).score([PROMPTS[0]] * 2, [["Five."], ["Baa. " * 60]])
