@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from herdbook.model.config import ModelConfig
-from herdbook.pretrain.settings import ExtendSettings, PretrainSettings, shape_of
+from herdbook.pretrain.settings import ExtendSettings, PretrainSettings, budgeted, shape_of
 from herdbook.recipe import Recipe
 from herdbook.settings import UserError
 from herdbook.train.devices import GIB, Device, MachineSettings
@@ -102,6 +102,7 @@ def budgets(recipe: Recipe, only: Iterable[str] | None = None) -> list[Budget]:
 
 def budget(stage: str, settings: PretrainSettings, config: ModelConfig, machine: MachineSettings) -> Budget:
     """The budget of one stage."""
+    settings = budgeted(settings, config)
     plan = Plan.of(settings)
     try:
         check_plan(settings.parallel, config, plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -39,6 +39,9 @@ class PretrainSettings(TrainSettings):
     model: str | ModelShape | None = None
     """A preset's name (its vocabulary becomes the tokenizer's) or a shape; left out when going on from a model."""
 
+    flops: float | None = Field(None, gt=0)
+    """Budget in operations, forward and backward, instead of steps or tokens; tokens follow from the model's shape."""
+
     upcycle: UpcycleSettings | None = None
     """Make the dense model to go on from a mixture of experts, equal to it before the first step."""
 
@@ -68,8 +71,22 @@ class PretrainSettings(TrainSettings):
     def _topology_fits(self) -> PretrainSettings:
         if self.model is not None:
             shape = preset(self.model) if isinstance(self.model, str) else self.model
-            check_plan(self.parallel, shape, Plan.of(self))
+            check_plan(self.parallel, shape, Plan.of(budgeted(self, shape)))
         return self
+
+    def _check_end(self) -> None:
+        if self.flops is None:
+            super()._check_end()
+        elif self.steps is not None or self.tokens is not None or self.phases:
+            raise UserError("flops says how long the run is by itself; leave out steps, tokens and phases")
+
+
+def budgeted(settings: Any, config: ModelConfig) -> Any:
+    """The settings with `tokens` for `flops`, attention counted causally over rows that are one document each."""
+    if settings.flops is None:
+        return settings
+    tokens = settings.flops / config.flops_per_token((settings.length + 1) / 2)
+    return settings.model_copy(update={"flops": None, "tokens": max(1, round(tokens))})
 
 
 class ExtendSettings(PretrainSettings):
@@ -103,6 +120,12 @@ class ExtendSettings(PretrainSettings):
     """Where in the hay the needle lies: 0 at the start, 1 at the end."""
 
     @model_validator(mode="after")
+    def _by_tokens(self) -> ExtendSettings:
+        if self.flops is not None:
+            raise UserError("extend needs a limit in tokens or steps, not flops")
+        return self
+
+    @model_validator(mode="after")
     def _one_group(self) -> ExtendSettings:
         if self.parallel.replica_groups > 1:
             raise UserError("extend looks at its gate with one copy of the model; leave out parallel.replica_groups")
@@ -129,6 +152,12 @@ class AnnealSettings(PretrainSettings):
 
     final_tokens: int | None = Field(200_000, gt=0)
     """Most held-out tokens read by the judge for each model."""
+
+    @model_validator(mode="after")
+    def _by_tokens(self) -> AnnealSettings:
+        if self.flops is not None:
+            raise UserError("annealing is given in tokens or steps, not in flops")
+        return self
 
 
 class DataTestSettings(AnnealSettings):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from herdbook.pretrain.settings import ModelShape, PretrainSettings, shape_of
+from herdbook.pretrain.settings import ModelShape, PretrainSettings, budgeted, shape_of
 from herdbook.settings import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     and tokenizer don't fit.
     """
     from herdbook.console import log
+    from herdbook.model.huggingface import read_config
     from herdbook.tokens.shards import TokenSets
     from herdbook.train.loop import train
     from herdbook.train.machine import prepare
@@ -54,6 +55,7 @@ def pretrain(settings: PretrainSettings, tokens: Path, start: Path | None, out: 
     prepare(settings.threads)
     parallel, groups = joined_groups(settings.parallel)
     sets = TokenSets.open(tokens)
+    settings = budgeted(settings, start_shape(settings, sets) if start is None else read_config(start / "model"))
     batches = PhasedBatches(sets, Plan.of(settings), settings.seed, settings.packing)
     model = begin(parallel, settings, sets, start)
     parameters = model.config.parameters()

@@ -369,6 +369,7 @@ class Run:
             "loss": sum(self.losses) / max(len(self.losses), 1),
             "steps": self.step,
             "tokens": self.tokens,
+            "flops": self.flops,
             "seconds": self.seconds,
             "tokens_per_second": self.tokens / seconds,
             "mfu": self.flops / seconds / peak,

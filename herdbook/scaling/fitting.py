@@ -1,0 +1,237 @@
+"""The last step of a ladder: laws fitted to its runs, curves drawn, a larger model forecast; and a forecast held
+against the model that was trained afterwards (§3.2.1).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from herdbook.files import read_json, write_json, write_text
+from herdbook.scaling.forecast import Forecast, forecast
+from herdbook.scaling.isoflop import IsoFlop, isoflop
+from herdbook.scaling.laws import LAWS, Fit, bootstrap, compare, fit
+from herdbook.scaling.runs import Runs, make_runs
+from herdbook.settings import Settings, UserError
+
+FORM = "chinchilla"  # the law that forecasts: the only one here with a size, a number of tokens and a floor
+DRAWS = 100
+
+
+class LawsSettings(Settings):
+    """What is forecast from a ladder's runs."""
+
+    target: float | None = Field(None, gt=0)
+    """Operations of the model to forecast; 8 times the largest budget when empty."""
+
+    chance: float = Field(0.25, ge=0, lt=1)
+    """Score of a model that knows nothing."""
+
+    seed: int = 1
+    """Seed of the bootstrap."""
+
+
+class AgainstSettings(Settings):
+    """How a forecast is held against a model."""
+
+    task: str | None = None
+    """The task whose score is compared; the first that the ladder was examined in when empty."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A ladder's runs and what was fitted to them."""
+
+    runs: Runs
+    curves: IsoFlop
+    fitted: Fit
+    coming: dict[str, Any]
+    """The forecast: flops, tokens, parameters, loss, and score_TASK of every task."""
+
+    exams: dict[str, dict[str, list[float]]]
+    """By task: `run` (index), `loss` and `score`."""
+
+    figures: dict[str, Any]
+
+
+def fit_ladder(settings: LawsSettings, model: dict[str, Path], results: dict[str, Path], out: Path) -> Ladder:
+    """Fit laws to the models of the named entries; writes runs.csv and laws.json to `out`.
+
+    Losses are bits per byte of held-out pages. `results` are exams of the same models, named MODEL-exam. The figures
+    are the exponents, the constants, every law's error on the largest budget, and the forecast. Raises UserError as
+    `isoflop`.
+    """
+    runs = read_entries(model)
+    curves = isoflop(runs, seed=settings.seed)
+    fitted = fit(LAWS[FORM], runs)
+    draws = bootstrap(fitted, runs, DRAWS, settings.seed)
+    target = settings.target or 8 * float(runs.flops.max())
+    coming = _coming(fitted, draws, curves, target)
+    exams = {task: found for task, found in read_exams(model, results).items() if len(found["score"]) >= 3}
+    scores = {task: _score(runs, curves, found, target, settings) for task, found in exams.items()}
+    _write_csv(out / "runs.csv", list(model), runs, exams)
+    kept = {
+        "form": FORM, "searched": fitted.searched.tolist(), "draws": draws.tolist(), "target": target,
+        "scores": {task: {**found, "chance": settings.chance} for task, found in exams.items()},
+        "optimum": _optimum(runs, curves),
+    }  # fmt: skip
+    write_json(out / "laws.json", kept)
+    for task, one in scores.items():
+        coming[f"score_{task}"] = {"value": one.score, "low": one.score_low, "high": one.score_high}
+    low, high = curves.tokens.interval()
+    figures = {
+        "runs": len(runs),
+        "tokens_exponent": {"value": curves.tokens.exponent, "low": low, "high": high},
+        "parameters_exponent": {"value": 1 - curves.tokens.exponent, "low": 1 - high, "high": 1 - low},
+        "tokens_coefficient": curves.tokens.coefficient,
+        "noise": curves.noise,
+        "constants": fitted.constants,
+        "held_out": compare(runs),
+        "forecast": coming,
+    }
+    return Ladder(runs, curves, fitted, coming, exams, figures)
+
+
+def read_entries(entries: dict[str, Path]) -> Runs:
+    """Runs of model entries: active weights, tokens, operations and bits per byte, as each entry tells them."""
+    from herdbook.model.huggingface import read_config
+
+    columns: dict[str, list[float]] = {"parameters": [], "tokens": [], "loss": [], "flops": []}
+    for name, folder in entries.items():
+        metrics = read_json(folder / "entry.json")["metrics"]
+        missing = [key for key in ("tokens", "flops", "bits_per_byte") if key not in metrics]
+        if missing:
+            raise UserError(f"{name} tells no {', '.join(missing)}; train it with held-out pages by a pretrain stage")
+        columns["parameters"].append(read_config(folder / "model").matmul_parameters())
+        columns["tokens"].append(metrics["tokens"])
+        columns["flops"].append(metrics["flops"])
+        columns["loss"].append(metrics["bits_per_byte"])
+    arrays = {name: np.array(values) for name, values in columns.items()}
+    return make_runs(arrays["parameters"], arrays["tokens"], arrays["loss"], arrays["flops"], "the ladder's runs")
+
+
+def read_exams(model: dict[str, Path], results: dict[str, Path]) -> dict[str, dict[str, list[float]]]:
+    """By task: `run` (index), `loss` (nats per byte of the right choice) and `score` of every model examined."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for at, name in enumerate(model):
+        folder = results.get(f"{name}-exam")
+        for path in sorted((folder / "samples").glob("*.jsonl")) if folder else []:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+            if not rows or "logprobs" not in rows[0]:
+                continue
+            loss, score = answer_loss(rows)
+            own = found.setdefault(path.stem, {"run": [], "loss": [], "score": []})
+            own["run"].append(at)
+            own["loss"].append(loss)
+            own["score"].append(score)
+    return found
+
+
+def answer_loss(rows: list[dict[str, Any]]) -> tuple[float, float]:
+    """Mean nats per byte of the right choices, and the share of questions answered right."""
+    losses = [
+        -row["logprobs"][row["answer"]] / max(len(row["choices"][row["answer"]].strip().encode()), 1) for row in rows
+    ]
+    return float(np.mean(losses)), float(np.mean([row["right"] for row in rows]))
+
+
+def _optimum(runs: Runs, curves: IsoFlop) -> list[int]:
+    """Of each budget the run that is nearest to the best number of tokens."""
+    return [
+        int(curve.runs[np.argmin(np.abs(np.log(runs.tokens[curve.runs]) - np.log(curve.tokens)))])
+        for curve in curves.curves
+    ]
+
+
+def _coming(fitted: Fit, draws: np.ndarray, curves: IsoFlop, target: float) -> dict[str, Any]:
+    """The compute-optimal model of `target` operations, and its loss."""
+    tokens, parameters = curves.tokens.at(target), curves.parameters.at(target)
+    one = make_runs(np.array([parameters]), np.array([tokens]), np.array([1.0]))
+    losses = [float(Fit(fitted.law, row, 0.0).predict(one)[0]) for row in draws]
+    low, high = np.quantile(losses, [0.025, 0.975])
+    loss = {"value": float(fitted.predict(one)[0]), "low": float(low), "high": float(high)}
+    return {"flops": target, "tokens": tokens, "parameters": parameters, "loss": loss}
+
+
+def _score(
+    runs: Runs, curves: IsoFlop, exam: dict[str, list[float]], target: float, settings: LawsSettings
+) -> Forecast:
+    best = [at for at, run in enumerate(exam["run"]) if int(run) in set(_optimum(runs, curves))]
+    flops = np.array([runs.flops[int(exam["run"][at])] for at in best])
+    return forecast(
+        flops, np.array(exam["loss"])[best], target, np.array(exam["loss"]), np.array(exam["score"]),
+        chance=settings.chance, seed=settings.seed,
+    )  # fmt: skip
+
+
+def _write_csv(path: Path, names: list[str], runs: Runs, exams: dict[str, dict[str, list[float]]]) -> None:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    told = [(task, kind) for task in exams for kind in ("loss", "score")]
+    writer.writerow(["run", "parameters", "tokens", "flops", "loss", *(f"{task} {kind}" for task, kind in told)])
+    for at, name in enumerate(names):
+        row: list[Any] = [name, runs.parameters[at], runs.tokens[at], runs.flops[at], runs.loss[at]]
+        for task, kind in told:
+            places = exams[task]["run"]
+            row.append(exams[task][kind][places.index(at)] if at in places else "")
+        writer.writerow(row)
+    write_text(path, table.getvalue())
+
+
+def against(settings: AgainstSettings, laws: Path, model: Path, results: Path | None, out: Path) -> dict[str, Any]:
+    """A trained model beside its ladder's forecast for its size and tokens; `error` is measured / forecast - 1.
+
+    Raises UserError for a task that the ladder or the model was not examined in.
+    """
+    kept = read_json(laws / "laws.json")
+    run = read_entries({model.name: model})
+    fitted = Fit(LAWS[kept["form"]], np.array(kept["searched"]), 0.0)
+    losses = [float(Fit(fitted.law, np.array(row), 0.0).predict(run)[0]) for row in kept["draws"]]
+    low, high = np.quantile(losses, [0.025, 0.975])
+    foreseen, measured = float(fitted.predict(run)[0]), float(run.loss[0])
+    found: dict[str, Any] = {
+        "loss": {
+            "forecast": {"value": foreseen, "low": float(low), "high": float(high)},
+            "measured": measured,
+            "error": measured / foreseen - 1,
+            "off": abs(measured / foreseen - 1),
+        }
+    }
+    if results is not None:
+        found["score"] = _score_against(kept, laws, settings.task, results, float(run.flops[0]))
+    write_json(out / "against.json", found)
+    return found
+
+
+def _score_against(kept: dict[str, Any], laws: Path, task: str | None, results: Path, flops: float) -> dict[str, Any]:
+    names = list(kept["scores"])
+    chosen = task or next(iter(names), "")
+    path = results / "samples" / f"{chosen}.jsonl"
+    if chosen not in names or not path.is_file():
+        asked = ", ".join(one.stem for one in sorted(path.parent.glob("*.jsonl")))
+        raise UserError(
+            f"the score of {chosen or 'no task'} cannot be compared: the ladder was examined in "
+            f"{', '.join(names) or 'none'}, the model in {asked}"
+        )
+    with (laws / "runs.csv").open(encoding="utf-8") as file:
+        flops_of = [float(row["flops"]) for row in csv.DictReader(file)]
+    exam, optimum = kept["scores"][chosen], set(kept["optimum"])
+    best = [at for at, run in enumerate(exam["run"]) if int(run) in optimum]
+    coming = forecast(
+        np.array([flops_of[int(exam["run"][at])] for at in best]), np.array(exam["loss"])[best], flops,
+        np.array(exam["loss"]), np.array(exam["score"]), chance=exam["chance"],
+    )  # fmt: skip
+    _, score = answer_loss([json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line])
+    return {
+        "task": chosen,
+        "forecast": {"value": coming.score, "low": coming.score_low, "high": coming.score_high},
+        "measured": score,
+        "off": abs(score - coming.score),
+    }

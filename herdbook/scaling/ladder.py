@@ -1,0 +1,104 @@
+"""The `ladder` (§3.2.1): models of several sizes for several budgets of compute, each a stage of its own, then laws.
+
+Every run is an entry of the book, so a ladder that was killed goes on, and one more width or budget trains only what
+is new. The last step fits the laws and draws the curves (`fitting.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from herdbook.model.config import ModelConfig
+from herdbook.settings import Settings, UserError
+from herdbook.steps import Step
+
+LAYER_WIDTH = 32
+
+
+class LadderSettings(Settings):
+    """Which models a ladder trains."""
+
+    budgets: tuple[float, ...] = Field(min_length=2)
+    """Operations, forward and backward, of each isoFLOP curve."""
+
+    widths: tuple[int, ...] = (32, 48, 64, 96, 128, 160, 192, 256)
+    """Widths that models may have; a layer for each 32, and a feed-forward of 8/3."""
+
+    head_width: int = Field(16, gt=1)
+    """Width of a head."""
+
+    sizes: int = Field(5, ge=4)
+    """Models of each budget: the widths nearest to where the optimum is thought to lie."""
+
+    tokens_per_parameter: float = Field(20.0, gt=0)
+    """Where the optimum is thought to lie."""
+
+    vocab_size: int = Field(4096, gt=0)
+    """The tokenizer's vocabulary, to choose widths by."""
+
+    length: int = Field(512, gt=1)
+    """Tokens of a row."""
+
+    rope_theta: float = Field(10_000.0, gt=0)
+    """Base of the rotary frequencies."""
+
+    target: float | None = Field(None, gt=0)
+    """Operations of a model whose loss is forecast from the ladder; 8 times the largest budget when empty."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks by which scores are forecast, asked of every model, such as facts; none when empty."""
+
+    chance: float = Field(0.25, ge=0, lt=1)
+    """Score of a model that knows nothing, in these tasks."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> LadderSettings:
+        if len(self.widths) < self.sizes:
+            raise UserError(f"sizes={self.sizes}, and there are {len(self.widths)} widths; give more of them")
+        wrong = [width for width in self.widths if width % self.head_width]
+        if wrong:
+            raise UserError(f"widths: {wrong[0]} is no multiple of head_width={self.head_width}")
+        return self
+
+    def shape(self, width: int) -> dict[str, Any]:
+        """The shape of a model of that width."""
+        heads = width // self.head_width
+        return {
+            "dim": width, "layers": max(2, round(width / LAYER_WIDTH)), "heads": heads, "kv_heads": heads,
+            "ffn_dim": -(-width * 8 // 3 // 16) * 16, "max_length": self.length, "rope_theta": self.rope_theta,
+        }  # fmt: skip
+
+    def chosen(self, budget: float) -> list[int]:
+        """The widths of a budget's models, ascending."""
+
+        def away(width: int) -> float:
+            config = ModelConfig(vocab_size=self.vocab_size, **self.shape(width))
+            tokens = budget / config.flops_per_token((self.length + 1) / 2)
+            return abs(math.log(tokens / config.matmul_parameters() / self.tokens_per_parameter))
+
+        return sorted(sorted(self.widths, key=away)[: self.sizes])
+
+
+def steps(name: str, settings: Settings, inputs: dict[str, tuple[str, ...]]) -> list[Step]:
+    """The stages that a `ladder` becomes; the last one gives the laws."""
+    assert isinstance(settings, LadderSettings)
+    made: list[Step] = []
+    models: list[str] = []
+    exams: list[str] = []
+    for number, budget in enumerate(settings.budgets, start=1):
+        for width in settings.chosen(budget):
+            run = f"{name}.c{number}.w{width}"
+            models.append(run)
+            given = {"model": settings.shape(width), "flops": budget, "length": settings.length}
+            made.append(Step(run, "pretrain", {"tokens": list(inputs["tokens"])}, "run", given))
+            if settings.tasks:
+                exams.append(f"{run}-exam")
+                fed = {"model": [run], "world": list(inputs.get("world", ()))}
+                made.append(Step(exams[-1], "evaluate", fed, "exam", {"tasks": list(settings.tasks)}))
+    target = settings.target or 8 * max(settings.budgets)
+    given = {"target": target, "chance": settings.chance}
+    made.append(Step(name, "laws", {"model": models, "results": exams}, "laws", given))
+    return made

@@ -1,0 +1,159 @@
+"""A ladder from its recipe to its pictures: entries of known loss, and one small ladder that is really trained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from herdbook.model.config import ModelConfig
+from herdbook.recipe import RecipeError, read_recipe
+from herdbook.report.scaling import laws
+from herdbook.scaling.fitting import AgainstSettings, LawsSettings, against, read_entries
+from herdbook.scaling.ladder import LadderSettings
+from herdbook.settings import UserError
+
+FLOOR, A, B, ALPHA, BETA = 0.35, 34.0, 60.0, 0.28, 0.34
+SETTINGS = LadderSettings(budgets=(1e12, 2e12, 4e12, 8e12), tokens_per_parameter=5.0)
+
+
+def true_loss(parameters: float, tokens: float) -> float:
+    return FLOOR + A / parameters**ALPHA + B / tokens**BETA
+
+
+def true_score(loss: float) -> float:
+    return 0.25 + 0.7 / (1 + float(np.exp(9 * (loss - 0.55))))
+
+
+def entry(folder: Path, width: int, flops: float, exam: bool, noise: float = 0.0) -> Path:
+    """What a run leaves in the book, its loss by the known law, the right answers' loss a line in it."""
+    config = ModelConfig(vocab_size=SETTINGS.vocab_size, **SETTINGS.shape(width))
+    tokens = flops / config.flops_per_token((SETTINGS.length + 1) / 2)
+    loss = true_loss(config.matmul_parameters(), tokens) + noise
+    (folder / "model").mkdir(parents=True)
+    metrics = {"tokens": tokens, "flops": flops, "bits_per_byte": loss}
+    (folder / "entry.json").write_text(json.dumps({"metrics": metrics}))
+    shape = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": config.vocab_size,
+        "hidden_size": config.dim, "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads, "intermediate_size": config.ffn_dim, "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "tie_word_embeddings": False,
+    }  # fmt: skip
+    (folder / "model" / "config.json").write_text(json.dumps(shape))
+    if exam:
+        answer = 0.9 - 0.09 * (np.log10(flops) - 12)  # a line in log FLOPs, as the paper finds it
+        asked = folder.with_name(f"{folder.name}-exam")
+        (asked / "samples").mkdir(parents=True)
+        right = round(400 * true_score(answer))
+        rows = [
+            {"logprobs": [-4 * answer, -9.0], "answer": 0, "choices": [" four", " x"], "right": n < right}
+            for n in range(400)
+        ]
+        (asked / "samples" / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def ladder(folder: Path, noise: float = 0.0) -> tuple[dict[str, Path], dict[str, Path]]:
+    generator = np.random.default_rng(0)
+    models, exams = {}, {}
+    for number, budget in enumerate(SETTINGS.budgets, start=1):
+        for width in SETTINGS.chosen(budget):
+            name = f"ladder.c{number}.w{width}"
+            models[name] = entry(folder / name, width, budget, exam=True, noise=float(generator.normal(0, noise)))
+            exams[f"{name}-exam"] = folder / f"{name}-exam"
+    return models, exams
+
+
+def test_laws_of_known_runs_and_a_forecast_held_against_the_truth(tmp_path: Path) -> None:
+    models, exams = ladder(tmp_path, noise=0.0005)
+    out = tmp_path / "laws"
+    out.mkdir()
+    figures = laws(LawsSettings(), models, out, exams)
+    true = ALPHA / (ALPHA + BETA)  # of tokens: dL/dN = dL/dD · D/N at the optimum
+    assert figures["tokens_exponent"]["value"] == pytest.approx(true, abs=0.06)
+    assert figures["forecast"]["flops"] == 8 * 8e12
+    coming = figures["forecast"]
+    assert coming["loss"]["value"] == pytest.approx(true_loss(coming["parameters"], coming["tokens"]), rel=0.02)
+    assert coming["score_facts"]["value"] == pytest.approx(true_score(0.9 - 0.09 * np.log10(64)), abs=0.03)
+    for picture in ("isoflop.png", "optimum.png", "forecast.png", "score.png"):
+        assert (out / picture).read_bytes()[:4] == b"\x89PNG"
+    assert len((out / "runs.csv").read_text().splitlines()) == 21
+    big = entry(tmp_path / "big", 256, 64e12, exam=True)
+    found = against(AgainstSettings(), out, big, tmp_path / "big-exam", tmp_path)
+    assert found["loss"]["off"] < 0.02 and found["score"]["off"] < 0.05
+    with pytest.raises(UserError, match="examined in facts, the model in facts"):
+        against(AgainstSettings(task="gsm8k"), out, big, tmp_path / "big-exam", tmp_path)
+
+
+def test_entries_without_what_is_needed_are_named(tmp_path: Path) -> None:
+    folder = entry(tmp_path / "run", 64, 1e12, exam=False)
+    (folder / "entry.json").write_text(json.dumps({"metrics": {"tokens": 5}}))
+    with pytest.raises(UserError, match=r"ladder\.one tells no flops, bits_per_byte"):
+        read_entries({"ladder.one": folder})
+
+
+def test_widths_are_chosen_about_the_optimum() -> None:
+    for budget in SETTINGS.budgets:
+        widths = SETTINGS.chosen(budget)
+        assert len(widths) == 5 and widths == sorted(widths)
+        shapes = [ModelConfig(vocab_size=4096, **SETTINGS.shape(width)) for width in widths]
+        ratios = [budget / shape.flops_per_token(256.5) / shape.matmul_parameters() for shape in shapes]
+        assert min(ratios) < 5 < max(ratios)
+    assert SETTINGS.chosen(8e12)[-1] >= SETTINGS.chosen(1e12)[-1]
+
+
+RECIPE = """
+stages:
+  world: {kind: world, seed: 3, people: 6, places: 6, animals: 6, language_facts: 6, language_problems: 20,
+    problems: 120, math_articles: 4, quizzes: 3, programs: 40, short_chronicles: 12, long_chronicles: 1, questions: 0.1}
+  corpus: {kind: curate, from: {pages: world}}
+  tokenizer: {kind: tokenizer, from: {documents: corpus}, vocab_size: 512, special_tokens: 32}
+  tokens: {kind: pack, from: {documents: corpus, tokenizer: tokenizer}}
+  ladder:
+    kind: ladder
+    from: {tokens: tokens, world: world}
+    budgets: [3.0e9, 6.0e9]
+    widths: [16, 32, 48, 64]
+    sizes: 4
+    vocab_size: 512
+    length: 128
+    tasks: [facts]
+    run: {rows: 2, peak_lr: 0.02}
+"""
+
+
+def test_a_recipe_becomes_runs_exams_and_laws(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+    stages = read_recipe(path).stages
+    runs = [name for name, stage in stages.items() if stage.kind.name == "pretrain"]
+    assert runs == [f"ladder.c{c}.w{w}" for c in (1, 2) for w in (16, 32, 48, 64)]
+    settings = stages["ladder.c2.w48"].settings.model_dump()
+    assert settings["flops"] == 6e9 and settings["rows"] == 2 and settings["model"]["dim"] == 48
+    assert stages["ladder"].kind.name == "laws" and stages["ladder"].inputs["model"] == tuple(runs)
+    assert stages["ladder"].inputs["results"] == tuple(f"{run}-exam" for run in runs)
+    path.write_text(RECIPE.replace("sizes: 4", "sizes: 5"))
+    with pytest.raises(RecipeError, match="sizes=5, and there are 4 widths"):
+        read_recipe(path)
+    path.write_text(RECIPE.replace("run: {rows: 2", "run: {steps: 5, rows: 2"))
+    with pytest.raises(RecipeError, match="flops says how long the run is by itself"):
+        read_recipe(path)
+
+
+@pytest.mark.slow
+def test_a_small_ladder_is_really_trained(tmp_path: Path) -> None:
+    from herdbook.book import Book
+    from herdbook.run import StageFailed, run_recipe
+
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+    book = Book(tmp_path / "book")
+    try:
+        run_recipe(read_recipe(path), book)
+    except (UserError, StageFailed) as error:  # so small a ladder may have its minimum outside; it says so
+        assert "add sizes" in str(error) or "bend" in str(error)
+    entries, _ = book.entries()
+    for found in entries:
+        if found.kind == "pretrain":
+            wanted = {"c1": 3e9, "c2": 6e9}[found.stage.split(".")[1]]
+            assert found.metrics["flops"] == pytest.approx(wanted, rel=0.25)  # rows hold several documents, padding
