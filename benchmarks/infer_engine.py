@@ -7,7 +7,7 @@ takes part where it is there (infer_peers.py). Parts:
   and 16; prompts of 512 tokens alone, one and four at once;
 - sample: sixteen answers to each of 200 prompts, a small model; memory: sequences in the same cache;
 - large (only when named): 1.1B parameters in TinyLlama's shape; bfloat16 beside transformers and F16, 8 bits beside
-  Q8_0, 4 beside Q4_0; decode steps alone, and what share of the memory's speed they come to.
+  Q8_0, 4 bits (groups of 128) beside Q4_0 (of 32); decode steps alone, and their share of the memory's speed.
 
     python benchmarks/infer_engine.py [--repeats 5] [--threads 2] [--dtype bfloat16] [--part decode …]
 """
@@ -59,6 +59,12 @@ SMALL = ModelConfig(
 PROMPT, ANSWER = 32, 128
 QUESTIONS, ANSWERS, WORDS = 200, 16, 48
 LARGE_PROMPT, LARGE_ANSWER = 8, 17
+KINDS = {  # of the large model: our scheme, and what of llama.cpp's it stands beside
+    "bf16": (None, "F16"),
+    "int8": ("int8", "Q8_0"),
+    "int8_dynamic": ("int8_dynamic", "Q8_0"),  # activations are rounded as llama.cpp rounds them, but per token
+    "int4": ("int4", "Q4_0"),
+}
 clock = CLOCKS["wall"]
 
 
@@ -132,7 +138,7 @@ def large(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
         folder = args.keep or Path(temporary)
         if llama_python() and not (folder / "config.json").is_file():
             save_for_llama(random_model(None, args.layers, False), folder)
-        for name, scheme, kind in (("bf16", None, "F16"), ("int8", "int8", "Q8_0"), ("int4", "int4", "Q4_0")):
+        for name, (scheme, kind) in KINDS.items():
             if args.kinds and name not in args.kinds:
                 continue
             model = random_model(scheme, args.layers, scheme is not None)
@@ -236,7 +242,6 @@ def memory(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
 
 
 PARTS = {"decode": decode, "sample": sample, "memory": memory, "large": large}
-SCHEMED = ("bf16", "int8", "int4")
 
 
 def main() -> None:
@@ -251,7 +256,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="steps of the memory comparison")
     parser.add_argument("--part", choices=list(PARTS), action="append", help="all but large when not given")
     parser.add_argument("--layers", type=int, default=22, help="layers of the large model")
-    parser.add_argument("--kinds", choices=["bf16", "int8", "int4"], action="append", help="of the large model; all")
+    parser.add_argument("--kinds", choices=list(KINDS), action="append", help="of the large model; all")
     parser.add_argument("--keep", type=Path, help="folder where the large model's files for llama.cpp stay")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the result is written")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="processor: beside others, one thread")
@@ -288,7 +293,7 @@ def show(result: dict[str, Any]) -> None:
     if "memory" in result:
         print(f"sequences in the same memory: {result['memory']['ratio']:.1f} x contiguous")
     if "large" in result:
-        shares = {kind: f"{found['of_memory_speed']:.0%}" for kind, found in result["large"].items() if kind in SCHEMED}
+        shares = {kind: f"{found['of_memory_speed']:.0%}" for kind, found in result["large"].items() if kind in KINDS}
         print(f"memory read at {result['large']['read_bytes_per_second'] / 1e9:.1f} GB/s; batch 1 comes to {shares}")
 
 

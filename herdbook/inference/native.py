@@ -27,7 +27,7 @@ from herdbook.inference.decode import Batch
 from herdbook.inference.pages import prefer_large_pages
 from herdbook.model.cache import KVPool
 from herdbook.model.feed_forward import FeedForward
-from herdbook.model.rounded import Int4Linear, Int8Linear
+from herdbook.model.rounded import Int4Linear, Int8DynamicLinear, Int8Linear
 from herdbook.model.transformer import Transformer
 from herdbook.settings import UserError
 
@@ -118,11 +118,14 @@ class Native:
 
     def _matrix(self, module: nn.Module) -> _Matrix:
         """Where a module's weights lie, and their scales where they are rounded."""
-        if isinstance(module, Int8Linear | Int4Linear):
-            values = module.values if isinstance(module, Int8Linear) else module.octets
+        if isinstance(module, Int8Linear | Int8DynamicLinear | Int4Linear):
+            values = module.octets if isinstance(module, Int4Linear) else module.values
             scales = module.scale.float().contiguous()
             self.held += [values, scales]
-            group = 0 if isinstance(module, Int8Linear) else module.in_features // scales.shape[1]
+            if isinstance(module, Int4Linear):
+                group = module.in_features // scales.shape[1]
+            else:
+                group = -1 if isinstance(module, Int8DynamicLinear) else 0
             return _Matrix(values.data_ptr(), scales.data_ptr(), group)
         weight = module.get_parameter("weight").detach()
         self.held.append(weight)
@@ -205,7 +208,7 @@ def unfit(model: Transformer) -> str | None:
         return "a mixture of experts"
     for name, module in model.named_modules():
         plain = type(module) is nn.Linear and module.bias is None
-        rounded = isinstance(module, Int8Linear | Int4Linear) and module.plain
+        rounded = isinstance(module, Int8Linear | Int8DynamicLinear | Int4Linear) and module.plain
         known = plain or rounded
         if name.rsplit(".", 1)[-1] in ("query", "key", "value", "output", "gate", "up", "down", "head") and not known:
             return f"{name} is {type(module).__name__}"

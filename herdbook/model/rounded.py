@@ -16,6 +16,8 @@ from herdbook.model.quantized import Scheme, dequantize, round_inputs
 FEW = 16
 """Up to so many tokens, torch's product of bfloat16 with 8-bit weights is faster on a CPU than turning them back."""
 HOPPER = (8, 9)  # compute capability of the first GPUs that multiply float8
+LONGEST_WHOLE = 65_536
+"""Inputs whose products, of 8 bits with and without a sign, surely fit into sums of 32 bits."""
 SMALLEST_INT_ROWS = 17  # a GPU's product of whole numbers takes no fewer
 
 
@@ -106,6 +108,8 @@ class Int8DynamicLinear(RoundedLinear):
         super().__init__(values.shape, scheme)
         self.register_buffer("values", values)
         self.register_buffer("scale", scale.float())
+        self.plain = scheme.bound is None and values.shape[1] <= LONGEST_WHOLE and values.device.type == "cpu"
+        """Whether compiled code can read it."""
 
     def product(self, x: Tensor) -> Tensor:
         rounded, scale = round_inputs(x, self.scheme)

@@ -35,6 +35,7 @@ ODD: dict[str, dict[str, Any]] = {
 }
 BLOCKS: dict[str, Any] = {"dim": 64, "heads": 4, "kv_heads": 2, "ffn_dim": 96, "vocab_size": 131}
 ROUNDED = ["int8 odd widths", "int8 wide", "int4 blocks", "int4 wide"]
+DYNAMIC = ["int8_dynamic odd widths", "int8_dynamic wide"]
 
 
 def compiled(model: Transformer, blocks: int = 20) -> Native:
@@ -100,7 +101,7 @@ def read_in_pieces(runner: Native, tokens: list[int], sizes: list[int], others: 
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", ["grouped", "odd widths", "wide", *ROUNDED])
+@pytest.mark.parametrize("shape", ["grouped", "odd widths", "wide", *ROUNDED, *DYNAMIC])
 def test_a_tokens_result_is_the_same_to_the_bit_in_any_company(shape: str, dtype: torch.dtype) -> None:
     model = made(shape, dtype)
     rng = random.Random(1)
@@ -125,7 +126,26 @@ def test_bfloat16_is_as_near_to_the_truth_as_torchs(shape: str) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("shape", ROUNDED)
+@pytest.mark.parametrize("inputs", [256, 37, 320])
+@torch.inference_mode()
+def test_products_with_rounded_inputs_are_the_layers_own(inputs: int) -> None:
+    # Of a whole model's logits little can be said: a largest number that is negative lies at a tie (-127.5), and falls
+    # to either side with the last bit before it. So one layer, the head, for the same inputs, ties among them.
+    model = rounded_model(tiny_model(dim=inputs, heads=1, kv_heads=1, head_dim=32, vocab_size=203), "int8_dynamic")
+    hidden = torch.randn(31, inputs, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 4, 31)[:, None]
+    hidden[3] = 0
+    hidden[4] = -hidden[5].abs()  # every largest number at a tie
+    hidden[6] = hidden[6].round() * 0.5
+    runner = compiled(model)
+    want = model.head(hidden)
+    for rows in (range(31), range(3, 5), range(9, 10)):
+        got = runner.head(hidden[list(rows)])
+        assert (got - want[list(rows)]).abs().max() <= 1e-6 * want.abs().max()
+        assert torch.allclose(got, want[list(rows)], rtol=1e-6, atol=1e-30)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [*ROUNDED, *DYNAMIC])
 def test_rounded_matrices_in_bfloat16_are_as_near_to_the_truth_as_torchs(shape: str) -> None:
     tokens = [(7 * n) % 97 for n in range(60)]
     with torch.inference_mode():
@@ -173,9 +193,11 @@ def test_processors_with_narrower_vectors_compute_the_same(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     build.cache_clear()
     try:
+        for inputs in (37, 320):
+            test_products_with_rounded_inputs_are_the_layers_own(inputs)
         for shape in [*SHAPES, *ODD, *ROUNDED]:
             test_logits_equal_the_models_own(shape)
-        for shape in ["grouped", "odd widths", *ROUNDED]:
+        for shape in ["grouped", "odd widths", *ROUNDED, *DYNAMIC]:
             for dtype in (torch.float32, torch.bfloat16):
                 test_a_tokens_result_is_the_same_to_the_bit_in_any_company(shape, dtype)
     finally:

@@ -1,7 +1,7 @@
 // Products of a few or many tokens with the rows of a matrix, in tiles whose sums stay in registers.
 //
-// Weights are of the model's type or whole numbers of 8 or 4 bits; bfloat16 dot products are used where the CPU has
-// them. Each sum is taken in one order whatever tile it falls into. Letter: K inputs of a product.
+// Weights are of the model's type or whole numbers of 8 or 4 bits; dot products of bfloat16 and of 8 bits are used where
+// the CPU has them. Each sum is taken in one order whatever tile it falls into. Letter: K inputs of a product.
 
 #pragma once
 
@@ -9,9 +9,10 @@
 
 #include <algorithm>
 #include <type_traits>
-#include <vector>
 
+#include "rows.h"
 #include "vectors.h"
+#include "whole.h"
 
 // Tokens of a tile: its sums must fit the registers.
 constexpr int ROWS = LANES == 16 ? 6 : LANES == 8 ? 2 : 4;
@@ -27,7 +28,7 @@ using Input = float;
 #endif
 
 // A row of weights, in the forms it may have: `row + k`, K inputs from the k-th, k a whole number of vectors.
-struct Eight {  // whole numbers of 8 bits; the scale is for the sum
+struct Eight {  // whole numbers of 8 bits; the scale is for the sum; inputs as they are, or rounded to 8 bits (whole.h)
     const int8_t* values;
 };
 struct Four {  // of 4 bits, less 8: of 128, i, 32 + i, 64 + i and 96 + i share word i; a scale per group
@@ -116,6 +117,12 @@ INLINE void add_groups(const bf16* x, long stride, const Four* w, long k_end, lo
 constexpr bool LOOKS_UP = false;
 #endif
 
+// What sums of inputs of type X are kept in.
+template <class X>
+using Sum = std::conditional_t<std::is_same_v<X, int8_t>, int32_t, float>;
+template <class X>
+using Sums = std::conditional_t<std::is_same_v<X, int8_t>, ivec, vec>;
+
 // Adds the products of M tokens with N rows to `acc`. ASK: meanwhile the memory is asked for that lies `ahead` bytes on.
 template <bool ASK, class X, class Row, int M, int N>
 INLINE void add_products(const X* x, long stride, const Row* w, long k_end, long ahead, vec (&acc)[M][N]) {
@@ -151,22 +158,38 @@ INLINE void add_products(const X* x, long stride, const Row* w, long k_end, long
     });
 }
 
+template <bool ASK, int M, int N>
+INLINE void add_products(const int8_t* x, long stride, const Eight* w, long k_end, long ahead, ivec (&acc)[M][N]) {
+    auto step = [&](long k, long left) __attribute__((always_inline)) {
+        Bytes row[N];
+        for (int n = 0; n < N; ++n) row[n] = load_weights(w[n].values + k, left);
+        for (int n = 0; ASK && n < N; ++n) ask_for(w[n], k, ahead);
+        for (int m = 0; m < M; ++m) {
+            const Bytes in = load_bytes(x + m * stride + k);
+            for (int n = 0; n < N; ++n) acc[m][n] = add_dot(acc[m][n], row[n], in);
+        }
+    };
+    long k = 0;
+    for (; k + WHOLE <= k_end; k += WHOLE) step(k, WHOLE);
+    if (k < k_end) step(k, k_end - k);
+}
+
 // The sums of M tokens with N rows. FIRST: these rows come from memory, which is fastest in one stream, so one row is
 // read after the other, and the rows behind them are asked for; the next tokens find the rows at hand, and read all N
 // side by side. One token has too few sums at work in one row, and takes all N at once from the start.
 template <bool FIRST, class X, class Row, int M, int N>
-INLINE void tile(const X* x, long stride, const Row* w, long k_end, long ahead, float (&out)[M][N]) {
-    vec acc[M][N] = {};
+INLINE void tile(const X* x, long stride, const Row* w, long k_end, long ahead, Sum<X> (&out)[M][N]) {
+    Sums<X> acc[M][N] = {};
     if constexpr (FIRST && N > 1 && M == 1) {
-        add_products<true, X, Row, M, N>(x, stride, w, k_end, ahead, acc);
+        add_products<true>(x, stride, w, k_end, ahead, acc);
     } else if constexpr (FIRST && N > 1) {
         for (int n = 0; n < N; ++n) {
-            vec part[M][1] = {};
-            add_products<true, X, Row, M, 1>(x, stride, w + n, k_end, ahead, part);
+            Sums<X> part[M][1] = {};
+            add_products<true>(x, stride, w + n, k_end, ahead, part);
             for (int m = 0; m < M; ++m) acc[m][n] = part[m][0];
         }
     } else {
-        add_products<false, X, Row, M, N>(x, stride, w, k_end, 0, acc);
+        add_products<false>(x, stride, w, k_end, 0, acc);
     }
     for (int m = 0; m < M; ++m) {
         if constexpr (N == 4)
@@ -200,9 +223,17 @@ struct Output {
 
 template <bool FIRST, int M, int N, class X, class Row>
 INLINE void put_tile(const X* x, long stride, const Row* w, long k_end, long ahead, long token, long column, Output to) {
-    float out[M][N];
+    Sum<X> out[M][N];
     tile<FIRST, X, Row, M, N>(x + token * stride, stride, w, k_end, ahead, out);
-    for (int m = 0; m < M; ++m) Output::put(to, token + m, column, out[m]);
+    for (int m = 0; m < M; ++m) {
+        if constexpr (std::is_same_v<X, int8_t>) {
+            float scaled[N];
+            for (int n = 0; n < N; ++n) scaled[n] = meant(x + (token + m) * stride, stride, out[m][n]);
+            Output::put(to, token + m, column, scaled);
+        } else {
+            Output::put(to, token + m, column, out[m]);
+        }
+    }
 }
 
 // Tokens `from` … `end`, fewer than a tile holds.
@@ -239,23 +270,6 @@ struct Share {  // a thread's part of `count` things, in whole groups of `group`
     }
 };
 
-// Numbers of each token, each in cache lines of its own: vectors then never straddle two, and one line more than needed
-// keeps the same number of neighbouring tokens from meeting in one set of the cache where 4 KB divides a row.
-template <class E>
-struct Rows {
-    long stride = 0;
-    void fit(long tokens, long width) {
-        stride = (width * sizeof(E) + 127) / 64 * 64 / sizeof(E);
-        numbers.resize(tokens * stride + 64 / sizeof(E));
-    }
-    E* operator[](long token) { return first() + token * stride; }
-    const E* operator[](long token) const { return const_cast<Rows*>(this)->first() + token * stride; }
-
-private:
-    std::vector<E> numbers;
-    E* first() { return reinterpret_cast<E*>((reinterpret_cast<uintptr_t>(numbers.data()) + 63) / 64 * 64); }
-};
-
 // This thread's share of x · wᵀ; `row_of` gives the rows of w.
 template <class X, class RowOf>
 static void multiply_rows(const X* x, long stride, long tokens, RowOf row_of, long columns, long k_end, Output to) {
@@ -264,8 +278,9 @@ static void multiply_rows(const X* x, long stride, long tokens, RowOf row_of, lo
     const long ahead = COLUMNS * bytes_of(row_of(0), k_end);
     for (long from = 0; from < tokens; from += TOKENS) {
         long end = std::min(tokens, from + TOKENS), n = mine.from;
-        // Whole weights come as fast as one token takes them: fastest in one stream, which nobody has to ask for.
-        for (; (end - from > 1 || !std::is_pointer_v<Row>)&&n + COLUMNS <= mine.to; n += COLUMNS) {
+        // These products of one token are as fast as weights arrive: fastest in one stream, which nobody has to ask for.
+        constexpr bool singly = std::is_pointer_v<Row> || std::is_same_v<X, int8_t>;
+        for (; (end - from > 1 || !singly) && n + COLUMNS <= mine.to; n += COLUMNS) {
             Row rows[COLUMNS];
             for (int i = 0; i < COLUMNS; ++i) rows[i] = row_of(n + i);
             strip<COLUMNS>(x, stride, rows, k_end, n + 2 * COLUMNS <= mine.to ? ahead : 0, from, end, n, to);
@@ -280,7 +295,7 @@ static void multiply_rows(const X* x, long stride, long tokens, RowOf row_of, lo
 struct Matrix {            // (outputs, inputs), as torch's modules hold it
     const void* values;    // of the model's type where there are no scales
     const float* scales;   // one per row of 8 bits, or one per group of 4
-    int64_t group;         // inputs that share a scale; 0: a row of 8 bits
+    int64_t group;         // inputs that share a scale; 0: a row of 8 bits; -1: one whose inputs are rounded too
 };
 
 // This thread's share of the products of tokens `first` … `first + tokens` of x with the rows of w.
@@ -294,6 +309,13 @@ static void multiply(const Rows<Input<T>>& x, long first, long tokens, const Mat
         const int8_t* values = static_cast<const int8_t*>(w.values);
         to.scales = w.scales;
         multiply_rows(in, x.stride, tokens, [&](long n) { return Eight{values + n * k_end}; }, columns, k_end, to);
+    } else if (w.group < 0) {
+        static thread_local Rows<int8_t> rounded;
+        rounded.fit(tokens, k_end);
+        for (long t = 0; t < tokens; ++t) round_inputs(in + t * x.stride, k_end, rounded[t], rounded.stride);
+        const int8_t* values = static_cast<const int8_t*>(w.values);
+        to.scales = w.scales;
+        multiply_rows(rounded[0], rounded.stride, tokens, [&](long n) { return Eight{values + n * k_end}; }, columns, k_end, to);
     } else {
         const uint8_t* values = static_cast<const uint8_t*>(w.values);
         auto row = [&](long n) { return Four{values + n * Four::bytes(k_end), w.scales + n * (k_end / w.group), w.group}; };

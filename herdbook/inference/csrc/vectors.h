@@ -43,14 +43,15 @@ INLINE vec load(const bf16* p) {
     return (vec)(__builtin_convertvector(half, uvec) << 16);
 }
 
-INLINE vec widen(bvec bytes) {
+INLINE ivec whole(bvec bytes) {
 #if defined(__AVX512F__)
-    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)bytes));
-#else  // step by step: compilers take a leap from 8 bits to float lane by lane
+    return (ivec)_mm512_cvtepi8_epi32((__m128i)bytes);
+#else  // step by step: compilers take a leap from 8 bits to 32 lane by lane
     typedef int16_t svec __attribute__((vector_size(LANES * 2)));
-    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(bytes, svec), ivec), vec);
+    return __builtin_convertvector(__builtin_convertvector(bytes, svec), ivec);
 #endif
 }
+INLINE vec widen(bvec bytes) { return __builtin_convertvector(whole(bytes), vec); }
 INLINE vec load(const int8_t* p) {
     bvec bytes;
     std::memcpy(&bytes, p, sizeof bytes);
@@ -64,8 +65,10 @@ INLINE void put(bf16* p, vec x) {  // to the nearest, ties to even
     std::memcpy(p, &half, sizeof half);
 }
 
-INLINE float sum(vec x) {
-    float lane[LANES];
+// Of floats, or of whole numbers.
+template <class V>
+INLINE auto sum(V x) {
+    decltype(x[0] + 0) lane[LANES];
     std::memcpy(lane, &x, sizeof lane);
     for (int width = LANES / 2; width; width /= 2)
         for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
@@ -73,7 +76,8 @@ INLINE float sum(vec x) {
 }
 
 #if defined(__clang__)
-INLINE void sum4(const vec (&x)[4], float* out) {
+template <class V, class E>
+INLINE void sum4(const V (&x)[4], E* out) {
     for (int i = 0; i < 4; ++i) out[i] = sum(x[i]);
 }
 #else
@@ -107,13 +111,13 @@ static inline __attribute__((always_inline)) ivec mask(const Lanes& lanes) {
 }
 
 // Two vectors of S segments each become one of 2 S segments: of each segment its halves are added.
-template <int S>
-INLINE vec fold(vec a, vec b) {
+template <int S, class V>
+INLINE V fold(V a, V b) {
     static constexpr Lanes low = halves<S>(false), high = halves<S>(true);
     return __builtin_shuffle(a, b, mask(low)) + __builtin_shuffle(a, b, mask(high));
 }
-template <int HALF>
-INLINE vec fold_within(vec a) {
+template <int HALF, class V>
+INLINE V fold_within(V a) {
     if constexpr (HALF == 0) {
         return a;
     } else {
@@ -123,12 +127,13 @@ INLINE vec fold_within(vec a) {
 }
 
 // Four sums at once, each in the order in which `sum` adds.
-INLINE void sum4(const vec (&x)[4], float* out) {
-    vec all = fold<2>(fold<1>(x[0], x[1]), fold<1>(x[2], x[3]));
+template <class V, class E>
+INLINE void sum4(const V (&x)[4], E* out) {
+    V all = fold<2>(fold<1>(x[0], x[1]), fold<1>(x[2], x[3]));
     all = fold_within<LANES / 8>(all);
     static constexpr Lanes first = fourths();
     all = __builtin_shuffle(all, mask(first));
-    std::memcpy(out, &all, 4 * sizeof(float));
+    std::memcpy(out, &all, 4 * sizeof(E));
 }
 #endif
 
