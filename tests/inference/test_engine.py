@@ -52,6 +52,42 @@ def test_greedy_tokens_equal_transformers(options: dict[str, int], peer_folder: 
         assert completion.finish_reason == ("stop" if completion.token_ids[-1] == stop else "length")
 
 
+def test_greedy_answers_to_200_prompts_equal_transformers_whatever_the_batching(peer_folder: Path) -> None:
+    peer, rng = tiny_peer(**SIZE), random.Random(1)
+    lengths = (
+        1,
+        2,
+        5,
+        15,
+        16,
+        17,
+        31,
+        33,
+        50,
+        90,
+    )  # around the ends of blocks; a length at a time spares the peer padding
+    prompts = [[rng.randrange(256) for _ in range(length)] for length in lengths for _ in range(20)]
+    want: list[list[int]] = []
+    for start in range(0, len(prompts), 20):
+        ids = torch.tensor(prompts[start : start + 20])
+        out = peer.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=24,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        want += out[:, ids.shape[1] :].tolist()
+    order = list(range(len(prompts)))
+    rng.shuffle(order)  # long and short ones side by side
+    for options in ({}, {"rows": 1}, {"rows": 7, "blocks": 40}, {"step_tokens": 64}):
+        engine = Engine(load_model(peer_folder), TOKENIZER, [], **options)
+        got = engine.generate([prompts[at] for at in order], Sampling(max_tokens=24))
+        for at, completion in zip(order, got, strict=True):
+            assert completion.token_ids == want[at]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cached_answers_equal_reading_everything_again(shape: str) -> None:
     engine = Engine(tiny_model(3, **{**SIZE, **SHAPES[shape]}), TOKENIZER, [])
