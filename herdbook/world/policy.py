@@ -128,9 +128,9 @@ def of_side(wordings: tuple[object, ...], split: Split) -> list[int]:
     return list(range(len(wordings) - (TEST_ONLY if split == "train" else 0)))
 
 
-def told_often(register: Register, kinds: tuple[EntityKind, ...]) -> list[Entity]:
-    """Subjects that a model has heard of."""
-    return [entity for kind in kinds for entity in register.of(kind) if entity.exposures != EXPOSURES[0]]
+def well_told(register: Register, kinds: tuple[EntityKind, ...]) -> list[Entity]:
+    """Subjects whose facts are asked for and answered too, so that a name is no reason to refuse."""
+    return [entity for kind in kinds for entity in register.of(kind, EXPOSURES[-1])]
 
 
 def forbidden_requests(random: Random, register: Register, split: Split) -> Iterator[Request]:
@@ -139,7 +139,7 @@ def forbidden_requests(random: Random, register: Register, split: Split) -> Iter
     while True:
         name = random.choice(tuple(RULES))
         rule = RULES[name]
-        subjects = told_often(register, rule.kinds)
+        subjects = well_told(register, rule.kinds)
         at, subject = random.choice(of_side(rule.forbidden, split)), random.choice(subjects)
         if split == side("policy", name, at, subject.id) or at >= len(rule.forbidden) - TEST_ONLY:
             text = rule.forbidden[at].format(s=subject.name)

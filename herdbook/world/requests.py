@@ -31,7 +31,7 @@ COUNTS: dict[str, dict[Split, int]] = {
     "program": {"train": 600, "test": 200},
     "instruction": {"train": 900, "test": 300},
     "chat": {"train": 500, "test": 200},
-    "tool": {"train": 700, "test": 300},
+    "tool": {"train": 500, "test": 300},
     "unknown": {"train": 350, "test": 200},
     "forbidden": {"train": 250, "test": 150},
     "lookalike": {"train": 250, "test": 150},

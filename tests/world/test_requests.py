@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
+from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,8 +16,11 @@ from herdbook.evaluate.toolbox import Corpus, Toolbox, read_answer_calls
 from herdbook.evaluate.verify import verify_all
 from herdbook.world.facts import find_chains, make_register
 from herdbook.world.library import articles
+from herdbook.world.problems import STORIES, Problem
+from herdbook.world.programs import Program
 from herdbook.world.requests import COUNTS, write_requests
 from herdbook.world.settings import WorldSettings
+from herdbook.world.unknown import strangers
 
 SETTINGS = WorldSettings.tiny().model_copy(update={"people": 60, "places": 60, "animals": 60, "requests": 0.1})
 Row = dict[str, Any]
@@ -93,6 +99,23 @@ def test_the_test_shares_neither_prompts_nor_answers_with_training(files: Rows) 
     assert facts[0] and facts[1] and not facts[0] & facts[1]
 
 
+def test_problems_and_programs_of_the_test_are_those_that_no_page_may_hold(files: Rows) -> None:
+    """The keys are made again from what is asked; pages hold none that is held out (their own tests say so)."""
+    for row in both(files):
+        if row["task"] == "problem" and row["language"] == "en":
+            start, thing, steps = re.match(r"(\d+) (\w+)\.(.*) ####", row["reference"]).groups()  # type: ignore[union-attr]
+            story = next(name for name, story in STORIES.items() if thing in story.things)
+            events = [(sign, int(n)) for sign, n in re.findall(r"\d+ ([-+*/]) (\d+) =", steps)]
+            made: Problem | Program = Problem("", "", 0, 0, (story, int(start), *events))
+        elif row["task"] == "program":
+            name, argument = re.search(r"(\w+)\((\w+)\)", row["messages"][0]["content"]).groups()  # type: ignore[union-attr]
+            stem, parameter = name.rsplit("_", 1)
+            made = Program("", "", "", "", (), (row["family"], stem, argument, parameter))
+        else:
+            continue
+        assert made.held_out is (row["split"] == "test"), row
+
+
 def test_facts_and_chains_are_those_of_the_register(files: Rows) -> None:
     register = make_register(SETTINGS)
     truth = {fact.id: (fact.value, fact.subject.exposures) for fact in register.facts()}
@@ -118,6 +141,15 @@ def test_nobody_in_the_world_is_called_like_a_stranger_nor_has_what_was_never_to
         else:
             name = row["reference"].rstrip(".").rsplit(" of ", 1)[1]
             assert name in names and f"{phrase} of {name}" not in text
+
+
+def test_strangers_bear_no_name_of_the_world() -> None:
+    register = make_register(SETTINGS)
+    names = {name for entity in register.entities for name in (entity.name, *entity.attributes.values())}
+    drawn = [name for _, name in islice(strangers(Random(1), register), 3_000)]
+    assert len(set(drawn)) == 3_000
+    assert not names & set(drawn)
+    assert not {name.split()[-1] for name in names} & {name.split()[-1] for name in drawn}
 
 
 def test_dialogs_are_references_and_none_recites_what_was_hardly_told(files: Rows) -> None:
