@@ -80,9 +80,10 @@ def batches_of(settings: AnswersSettings, examples: list[Example]) -> AnswerBatc
 
 
 def resolved(settings: S, batches: AnswerBatches) -> S:
-    """The settings with `steps` where the run is to make so many passes over the data."""
+    """The settings with `steps`, and at most a tenth of them as warm-up, where the data says how long the run is."""
     passes = settings.passes
     if passes is None:
         return settings
     steps = max(1, math.ceil(passes * batches.table.count / (settings.rows * settings.accumulate) - 1e-9))
-    return settings.model_copy(update={"steps": steps, "epochs": None})
+    # Preferences are few: a warm-up as long as the run would be one without learning.
+    return settings.model_copy(update={"steps": steps, "epochs": None, "warmup": min(settings.warmup, steps // 10)})

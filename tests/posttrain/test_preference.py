@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from herdbook.model.huggingface import load_model
-from herdbook.posttrain.answers import batches_of, read_answers
+from herdbook.posttrain.answers import batches_of, read_answers, resolved
 from herdbook.posttrain.preference import PreferenceObjective, answer_logprobs, preference
 from herdbook.posttrain.preference_batches import CONTENT, FORMAT, AnswerBatches, better, encode_all, with_mismatched
 from herdbook.posttrain.preference_settings import PreferenceSettings
@@ -248,6 +249,31 @@ def test_a_model_learns_to_prefer_and_its_chosen_answers_stay_likely(
     assert len(list(own_cache.glob("reference-*.npy"))) == 2  # of those to train on and of the held-out ones
 
 
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_a_run_that_was_killed_goes_on_to_the_same_model(tmp_path: Path, base: Path, write: Write, loss: str) -> None:
+    given = write("pairs", rows(40), "preferences")
+    how = settings(steps=6, checkpoint_every=2, keep_checkpoints=9, loss=loss)
+    preference(how, base, [given], tmp_path / "out")
+    whole = load_model(tmp_path / "out" / "model")
+    shutil.rmtree(tmp_path / "out" / "model")
+    for step in (4, 6):
+        shutil.rmtree(tmp_path / "out" / "checkpoints" / f"step-{step:08}")
+    preference(how, base, [given], tmp_path / "out")
+    again = load_model(tmp_path / "out" / "model")
+    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), again.parameters(), strict=True))
+    assert [record["step"] for record in read_metrics(tmp_path / "out" / "metrics.jsonl")] == list(range(6))
+
+
+def test_few_steps_are_warmed_up_over_a_tenth_of_them(base: Path, write: Write) -> None:
+    data = read_answers(settings(), [write("pairs", rows(60), "preferences")], Tokenizer.load(base / "model"))
+    short, long = (
+        resolved(settings(steps=None, epochs=epochs, warmup=20), batches_of(settings(), data.train))
+        for epochs in (1, 40)
+    )
+    assert 20 <= short.steps < 100 and short.warmup == short.steps // 10
+    assert long.steps > 200 and long.warmup == 20
+
+
 def test_a_reference_is_found_once_and_again_for_another_model_or_other_answers(
     tmp_path: Path, base: Path, chat_tokenizer: Tokenizer, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,8 +297,6 @@ def test_a_reference_is_found_once_and_again_for_another_model_or_other_answers(
 
 
 def other_model(tmp_path: Path, base: Path) -> Path:
-    import shutil
-
     folder = Path(shutil.copytree(base / "model", tmp_path / "other"))
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
