@@ -392,6 +392,7 @@ register(
         function="herdbook.posttrain.select:select",
         takes={
             "dialogs": Takes("dialogs", many=True, keyed=True),
+            "reward": Takes("reward", required=False),
             "model": Takes("model", required=False),
         },
         gives="dialogs",
@@ -520,12 +521,14 @@ register(
         settings="herdbook.posttrain.synthesis.settings:SynthesizeSettings",
         function="herdbook.posttrain.synthesis.stage:synthesize",
         takes={
+            "reward": Takes("reward", required=False),
             "model": Takes("model", required=False),
             "documents": Takes("documents", required=False, many=True),
             "requests": Takes("requests", required=False, folder="requests"),
             "judge": Takes("model", required=False),
         },
         gives="dialogs",
+        also=("preferences",),
         resumes=True,
         either=("documents", "requests"),
         headline=("dialogs", "*.dialogs"),

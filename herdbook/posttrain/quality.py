@@ -34,11 +34,14 @@ class Scorer(Protocol):
 
 
 def set_rewards(rows: Sequence[Row], scorer: Scorer, memory: Memory, believe: bool) -> None:
-    """Give each row its `quality_reward`: what the reward model says of its last answer."""
+    """Give each row its `quality_reward`: what the reward model says of its last answer, None where it is too long."""
 
-    def find(some: Sequence[Row]) -> list[float]:
+    def find(some: Sequence[Row]) -> list[float | None]:
         prompts = [row["messages"][:-1] for row in some]
-        return [found[0] for found in scorer.score(prompts, [[said(row["messages"][-1])] for row in some])]
+        try:
+            return [found[0] for found in scorer.score(prompts, [[said(row["messages"][-1])] for row in some])]
+        except UserError:  # one of them is longer than the model reads: it gets no reward, the others theirs
+            return find(some[: len(some) // 2]) + find(some[len(some) // 2 :]) if len(some) > 1 else [None]
 
     wanted = {row["id"]: row for row in rows if not (believe and isinstance(row.get("quality_reward"), float))}
     for id, reward in memory.fill(wanted, find).items():

@@ -45,8 +45,7 @@ def select(
         # Imported late: rules without a reward model need no torch.
         from herdbook.posttrain.reward import RewardModel
 
-        scorer = RewardModel.load(reward / "model" if (reward / "model").is_dir() else reward)
-        quality.set_rewards(rows, scorer, Memory(out / "kept" / "rewards.jsonl"), settings.believe)
+        quality.set_rewards(rows, RewardModel.load(reward), Memory(out / "kept" / "rewards.jsonl"), settings.believe)
     if settings.quality.judge:
         assert writer is not None
         figures["grades"] = quality.set_grades(rows, settings.quality, writer, settings.judge, settings.believe)

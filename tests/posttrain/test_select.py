@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from herdbook.posttrain import likeness, quality, sft_mix, topics
 from herdbook.posttrain.judging import Prompts, fenced, read_grade, read_intents, read_verdict
@@ -27,8 +28,11 @@ from herdbook.posttrain.select_settings import (
     TopicSettings,
 )
 from herdbook.settings import UserError
+from herdbook.tokens.dialog import encode_dialog
+from herdbook.tokens.tokenizer import Tokenizer
 from tests.corpus.fake_endpoint import Answer
 from tests.posttrain.scripted import dialog, scripted
+from tests.posttrain.test_reward import judge as reward_model  # noqa: F401 (a fixture)
 
 WORDS = [
     "mill",
@@ -197,6 +201,30 @@ def test_the_stage_writes_what_it_measured_and_asks_nothing_twice(tmp_path: Path
     for row in kept:
         intents = len(set(re.findall(r"\w+", str(row["messages"]))) & set(WORDS))
         assert row["difficulty_score"] == pytest.approx((min(intents, 6) / 6 + 2 / 3) / 2, abs=1e-3)
+
+
+def test_the_top_quarter_of_the_rewards_is_that_of_transformers(
+    reward_model: Path,  # noqa: F811
+    chat_tokenizer: Tokenizer,
+    tmp_path: Path,
+) -> None:
+    from transformers import LlamaForSequenceClassification
+
+    rows = [*some_dialogs(24), dialog("q " * 300, "too long", id="long", task="fact")]
+    write_rows(tmp_path / "in" / "dialogs" / "some.jsonl", rows)
+    settings = SelectSettings(mix=None, duplicates=LikenessSettings(threshold=1))
+    select(settings, {"some": tmp_path / "in"}, None, tmp_path / "out", reward=reward_model)
+    peer = LlamaForSequenceClassification.from_pretrained(reward_model).eval()
+    peer.config.pad_token_id = None
+    theirs = {}
+    with torch.no_grad():
+        for row in rows[:24]:
+            ids = encode_dialog(chat_tokenizer, row["messages"]).ids
+            theirs[row["id"]] = float(peer(torch.tensor([ids])).logits[0, 0])
+    best = sorted(theirs, key=lambda id: -theirs[id])[:6]
+    kept = [json.loads(line) for line in (tmp_path / "out" / "dialogs" / "dialogs.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in kept} == set(best)
+    assert [row["quality_reward"] for row in kept] == pytest.approx([theirs[row["id"]] for row in kept], abs=1e-3)
 
 
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:

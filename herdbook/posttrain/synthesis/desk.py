@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from typing import Any, TypeVar
 
 from herdbook.inference.sampler import Sampling
 from herdbook.posttrain.judging import Prompts, ask
+from herdbook.posttrain.quality import Scorer
 from herdbook.posttrain.rows import read_rows
 from herdbook.posttrain.shown import Row
-from herdbook.posttrain.synthesis.settings import MakerSettings
+from herdbook.posttrain.synthesis.maker import MakerSettings
 from herdbook.posttrain.writer import Answer, Dialog, Writer
 from herdbook.settings import UserError
 from herdbook.tokens.texts import draw, read_texts
@@ -32,6 +34,8 @@ class Desk:
     out: Path
     seed: int = 0
     judge_tokens: int = 300
+    scorer: Scorer | None = None
+    """A (process) reward model, where one is fed."""
     count: Counter[str] = field(default_factory=Counter)
     """What was asked of the judge, and what of it was nonsense."""
 
@@ -45,6 +49,19 @@ class Desk:
     def ask(self, prompts: Sequence[str], read: Callable[[str], T | None]) -> list[T | None]:
         """What the judge says to each prompt."""
         return ask(self.judge, prompts, read, self.count, self.judge_tokens)
+
+    def value(self, rows: Sequence[Row]) -> Callable[[list[tuple[int, tuple[str, ...]]]], list[float]] | None:
+        """A process reward in 0 … 1 of the first steps of solutions to these problems; None without a reward model."""
+        scorer = self.scorer
+        if scorer is None:
+            return None
+
+        def value(beginnings: list[tuple[int, tuple[str, ...]]]) -> list[float]:
+            prompts = [rows[place]["messages"] for place, _ in beginnings]
+            found = scorer.score(prompts, [["".join(steps).strip()] for _, steps in beginnings])
+            return [1 / (1 + math.exp(-min(max(one[0], -50.0), 50.0))) for one in found]
+
+        return value
 
     def requests_of(self, tasks: Sequence[str], maker: MakerSettings) -> list[Row]:
         """Training requests of these tasks, at most the maker's count."""

@@ -7,20 +7,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from herdbook.posttrain.select_settings import JudgeSettings
+from herdbook.posttrain.synthesis.maker import MakerSettings
+from herdbook.posttrain.synthesis.math_settings import MathSettings, StepSettings, TreeSettings
 from herdbook.settings import Settings, UserError
-
-
-class MakerSettings(Settings):
-    """What all makers share."""
-
-    count: int | None = Field(default=None, ge=1)
-    """Most requests or documents to work on, chosen by a hash; all when not given."""
-
-    temperature: float = Field(default=0.7, ge=0)
-    """Of the writer's drawing."""
-
-    max_tokens: int = Field(default=512, ge=1)
-    """Longest answer, tokens."""
 
 
 class CodeSettings(MakerSettings):
@@ -88,6 +77,15 @@ class SynthesizeSettings(Settings):
 
     explain: ExplainSettings | None = None
     """Code explained, and written again from the explanation."""
+
+    math: MathSettings | None = None
+    """Problems solved step by step, kept where they end right; mistakes with their correction."""
+
+    steps: StepSettings | None = None
+    """Steps of solutions scored by how often they end right; pairs for a process reward model."""
+
+    tree: TreeSettings | None = None
+    """Hard problems solved by tree search over steps."""
 
     seed: int = 0
     """Seed of the drawing and of the choices by hash."""

@@ -10,7 +10,7 @@ from herdbook.console import log
 from herdbook.posttrain.judging import Prompts
 from herdbook.posttrain.rows import write_rows
 from herdbook.posttrain.shown import Row
-from herdbook.posttrain.synthesis import code, code_languages
+from herdbook.posttrain.synthesis import code, code_languages, math, steps
 from herdbook.posttrain.synthesis.desk import Desk
 from herdbook.posttrain.synthesis.settings import SynthesizeSettings
 from herdbook.posttrain.writer import make_writer
@@ -20,6 +20,9 @@ MAKERS: dict[str, Callable[[Any, Desk], tuple[list[Row], dict[str, Any]]]] = {
     "code": code.make,
     "translate": code_languages.translate,
     "explain": code_languages.explain,
+    "math": math.make,
+    "steps": steps.make,
+    "tree": math.tree,
 }
 """Each maker gives its dialogs and its figures."""
 
@@ -31,6 +34,7 @@ def synthesize(
     requests: Path | None,
     judge: Path | None,
     out: Path,
+    reward: Path | None = None,
 ) -> dict[str, Any]:
     """Write `out`/dialogs; returns how many dialogs there are and each maker's figures.
 
@@ -44,7 +48,7 @@ def synthesize(
     referee = make_writer(judge, endpoint, out, "judge") or writer
     desk = Desk(
         writer, referee, Prompts(settings.judge.prompts), requests, list(documents), out, settings.seed,
-        settings.judge.max_tokens,
+        settings.judge.max_tokens, scorer_of(reward),
     )  # fmt: skip
     figures: dict[str, Any] = {}
     total = 0
@@ -59,3 +63,12 @@ def synthesize(
             f"synthesize: no maker kept a dialog ({figures}); the model may be too weak for what is asked of it"
         )
     return {"dialogs": total, **figures, "judge": dict(desk.count)}
+
+
+def scorer_of(reward: Path | None) -> Any:
+    """The reward model of an entry, or None."""
+    if reward is None:
+        return None
+    from herdbook.posttrain.reward import RewardModel
+
+    return RewardModel.load(reward)
