@@ -28,8 +28,13 @@ GENERAL_MOST, CODE_MOST = 3, 2
 class Scorer(Protocol):
     """What a reward model can do."""
 
-    def score(self, prompts: list[list[dict[str, Any]]], answers: list[list[str]]) -> list[list[float]]:
-        """The reward of each answer to each prompt."""
+    def score(
+        self,
+        prompts: list[list[dict[str, Any]]],
+        answers: list[list[str]],
+        tools: list[list[dict[str, Any]] | None] | None = None,
+    ) -> list[list[float]]:
+        """The reward of each answer to each prompt, whose answers may call its tools."""
         ...
 
 
@@ -38,8 +43,9 @@ def set_rewards(rows: Sequence[Row], scorer: Scorer, memory: Memory, believe: bo
 
     def find(some: Sequence[Row]) -> list[float | None]:
         prompts = [row["messages"][:-1] for row in some]
+        answers = [[said(row["messages"][-1])] for row in some]
         try:
-            return [found[0] for found in scorer.score(prompts, [[said(row["messages"][-1])] for row in some])]
+            return [found[0] for found in scorer.score(prompts, answers, [row.get("tools") for row in some])]
         except UserError:  # one of them is longer than the model reads: it gets no reward, the others theirs
             return find(some[: len(some) // 2]) + find(some[len(some) // 2 :]) if len(some) > 1 else [None]
 

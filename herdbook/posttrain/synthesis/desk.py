@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,12 +77,16 @@ class Desk:
 
     def texts(self, maker: MakerSettings) -> list[tuple[str, str]]:
         """Ids and texts of the documents, at most the maker's count."""
-        return self.chosen(list(self._texts()), lambda one: one[0], maker)
+        return self.chosen(self.all_texts(), lambda one: one[0], maker)
 
-    def _texts(self) -> Iterator[tuple[str, str]]:
-        for entry in self.documents:
-            for some in read_texts(entry):
-                yield from zip(some.ids, some.texts)
+    def all_texts(self) -> list[tuple[str, str]]:
+        """Ids and texts of all documents."""
+        return [
+            one
+            for entry in self.documents
+            for some in read_texts(entry)
+            for one in zip(some.ids, some.texts, strict=True)
+        ]
 
     def chosen(self, items: list[T], name: Callable[[T], str], maker: MakerSettings) -> list[T]:
         """As many items as the maker wants, chosen by a hash of their names, in the order they came."""

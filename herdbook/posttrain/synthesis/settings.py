@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from herdbook.posttrain.select_settings import JudgeSettings
 from herdbook.posttrain.synthesis.maker import MakerSettings
 from herdbook.posttrain.synthesis.math_settings import MathSettings, StepSettings, TreeSettings
+from herdbook.posttrain.synthesis.text_settings import LanguagesSettings, LongSettings, SteerSettings, ToolsSettings
 from herdbook.settings import Settings, UserError
 
 
@@ -86,6 +87,18 @@ class SynthesizeSettings(Settings):
 
     tree: TreeSettings | None = None
     """Hard problems solved by tree search over steps."""
+
+    tools: ToolsSettings | None = None
+    """Errands carried out with search, Python and calculator."""
+
+    long: LongSettings | None = None
+    """Questions about long contexts, and summaries of them."""
+
+    languages: LanguagesSettings | None = None
+    """Problems told and solved in other languages."""
+
+    steer: SteerSettings | None = None
+    """Answers under system messages for length, form, tone and person."""
 
     seed: int = 0
     """Seed of the drawing and of the choices by hash."""

@@ -10,7 +10,7 @@ from herdbook.console import log
 from herdbook.posttrain.judging import Prompts
 from herdbook.posttrain.rows import write_rows
 from herdbook.posttrain.shown import Row
-from herdbook.posttrain.synthesis import code, code_languages, math, steps
+from herdbook.posttrain.synthesis import code, code_languages, long_context, math, steps, tools, wording
 from herdbook.posttrain.synthesis.desk import Desk
 from herdbook.posttrain.synthesis.settings import SynthesizeSettings
 from herdbook.posttrain.writer import make_writer
@@ -23,6 +23,10 @@ MAKERS: dict[str, Callable[[Any, Desk], tuple[list[Row], dict[str, Any]]]] = {
     "math": math.make,
     "steps": steps.make,
     "tree": math.tree,
+    "tools": tools.make,
+    "long": long_context.make,
+    "languages": wording.translate,
+    "steer": wording.steer,
 }
 """Each maker gives its dialogs and its figures."""
 
