@@ -7,15 +7,14 @@ prompt, settings, seed and number: who else is in the batch, and in which pieces
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from herdbook.files import read_json
+from herdbook.inference.base import BaseEngine
 from herdbook.inference.decode import Batch, Eager, Runner
 from herdbook.inference.graphs import Graphs
 from herdbook.inference.layout import Layout
@@ -23,21 +22,21 @@ from herdbook.inference.logprobs import LOGITS, token_logprobs
 from herdbook.inference.native import Compile, Native, native_runner
 from herdbook.inference.parallel import SpreadModel, SpreadRunner
 from herdbook.inference.ranks import load_spread
-from herdbook.inference.request import Completion, Request, TokenLogprob, check_prompt
-from herdbook.inference.sampler import Sampler, Sampling, request_key
+from herdbook.inference.request import Completion, Request, TokenLogprob
+from herdbook.inference.sampler import Sampler, Sampling
 from herdbook.inference.scheduler import Load, Scheduler
 from herdbook.inference.score import Score, score
+from herdbook.inference.stops import read_stop_ids
 from herdbook.model.cache import BLOCK, KVPool
 from herdbook.model.huggingface import load_model
 from herdbook.model.meta import load_meta
 from herdbook.model.transformer import Transformer
-from herdbook.settings import UserError
 from herdbook.tokens.tokenizer import Tokenizer
 
 __all__ = ["Completion", "Engine", "Load", "Request", "Sampling", "Score", "TokenLogprob"]
 
 
-class Engine:
+class Engine(BaseEngine):
     """A model, its tokenizer, its cache, and the requests at work. All of it is used from one thread."""
 
     def __init__(
@@ -57,7 +56,7 @@ class Engine:
         tokens in a step, so the longest that running answers wait for a prompt; `cache_bytes` or `blocks`: the cache;
         `compile`: whether to run code compiled for this processor (auto: where there is a compiler and a use for it).
         """
-        self.model, self.tokenizer = model.eval(), tokenizer
+        self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
         self.stop_ids = frozenset([tokenizer.eos_id] if stop_ids is None else stop_ids)
         self.device = model.embedding.weight.device
         self.rows = rows
@@ -127,11 +126,6 @@ class Engine:
         return native_runner(self.model, self.pool, compile) or Eager(self.model, self.pool)
 
     @property
-    def knows_chat(self) -> bool:
-        """Whether the model was taught to end its turns: its folder then names `<|eot_id|>` as an end."""
-        return self.tokenizer.eot_id in self.stop_ids
-
-    @property
     def workload(self) -> Load:
         """How many requests run and wait, and how much of the cache they hold."""
         return self.scheduler.load
@@ -141,21 +135,9 @@ class Engine:
 
         Raises UserError for a prompt that is empty, holds an unknown id, or leaves no room for an answer.
         """
-        sampling, prompt = sampling or Sampling(), list(prompt)
-        self.check(prompt, sampling)
-        room = min(sampling.max_tokens, self.limit - len(prompt))
-        request = Request(prompt, sampling, request_key(sampling.seed, prompt, number), room)
+        request = self.request(prompt, sampling, number)
         self.scheduler.waiting.append(request)
         return request
-
-    def check(self, prompt: Sequence[int], sampling: Sampling) -> None:
-        """Raises UserError as `submit`."""
-        if wrong := check_prompt(prompt, self.model.config.vocab_size):
-            raise UserError(f"the prompt {wrong}")
-        if len(prompt) + min(sampling.max_tokens, 1) > self.limit:
-            raise UserError(
-                f"the prompt has {len(prompt)} tokens; the model holds {self.limit}, so no answer fits behind it"
-            )
 
     def cancel(self, request: Request) -> None:
         """Take a request out; its blocks are free at once. One that has ended is left as it is."""
@@ -201,77 +183,9 @@ class Engine:
                 self.scheduler.drop(request)
         return [request for request, _ in plan]
 
-    def generate(
-        self,
-        prompts: Sequence[str | Sequence[int]],
-        sampling: Sampling | Sequence[Sampling] | None = None,
-        numbers: Sequence[int] | None = None,
-    ) -> list[Completion]:
-        """An answer to each prompt, in their order; text prompts get the begin-of-text token.
-
-        A prompt given several times gets several answers when drawn by chance; `numbers` says which of them each is,
-        when others of them are asked for elsewhere. Raises UserError for a prompt that is empty or leaves no room for
-        an answer.
-        """
-        requests = self._submit_all(prompts, sampling, numbers)
-        try:
-            waited = set(requests)
-            while waited:
-                waited.difference_update(request for request in self.step() if request.finish is not None)
-        finally:
-            for request in requests:
-                self.cancel(request)
-        return [request.completion for request in requests]
-
-    def stream(self, prompt: str | Sequence[int], sampling: Sampling | None = None) -> Iterator[str]:
-        """The answer to one prompt in pieces of text as they become certain; joined, they are `generate`'s text."""
-        return (piece for piece, _ in self.stream_counted(prompt, sampling) if piece)
-
-    def stream_counted(
-        self, prompt: str | Sequence[int], sampling: Sampling | None = None
-    ) -> Iterator[tuple[str, int]]:
-        """`stream` with one item per token drawn: the piece (may be empty) and how many tokens were drawn so far."""
-        request = self._submit_all([prompt], sampling)[0]
-        return self._follow(request)
-
-    def _follow(self, request: Request) -> Iterator[tuple[str, int]]:
-        seen, shown = 0, 0
-        try:
-            while request.finish is None:
-                self.step()
-                if len(request.ids) > seen:  # several, if others called `step` in between
-                    piece = request.text[shown:]
-                    seen, shown = len(request.ids), len(request.text)
-                    yield piece, seen
-        finally:
-            self.cancel(request)
-
     def score(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[Score]:
         """How likely each continuation is after its prompt; see `Score`."""
         return score(self.model, prompts, continuations, self.row_tokens)
-
-    def _submit_all(
-        self,
-        prompts: Sequence[str | Sequence[int]],
-        sampling: Sampling | Sequence[Sampling] | None,
-        numbers: Sequence[int] | None = None,
-    ) -> list[Request]:
-        settings = [sampling or Sampling()] * len(prompts) if not isinstance(sampling, Sequence) else list(sampling)
-        if len(settings) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts but {len(settings)} samplings")
-        seen: Counter[tuple[int, ...]] = Counter()
-        requests: list[Request] = []
-        for place, (prompt, one) in enumerate(zip(prompts, settings, strict=True)):
-            ids = self.tokenizer.encode(prompt, bos=True) if isinstance(prompt, str) else list(prompt)
-            number = seen[tuple(ids)] if numbers is None else numbers[place]
-            try:
-                requests.append(self.submit(ids, one, number=number))
-            except UserError as error:
-                for request in requests:
-                    self.cancel(request)
-                raise UserError(str(error).replace("the prompt", f"prompt {place}", 1)) from None
-            seen[tuple(ids)] += 1
-        return requests
 
     def _run(self, plan: list[tuple[Request, int]]) -> tuple[Tensor, list[tuple[Request, int]]]:
         """The forward pass; what the head reads at the wanted tokens, and which tokens of whom those are."""
@@ -372,13 +286,3 @@ def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware; without, it is several times slower than float32."""
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(known and known())
-
-
-def read_stop_ids(folder: Path) -> list[int]:
-    """The ids that end an answer, as generation_config.json (or config.json) names them; none when neither does."""
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        ids = read_json(path).get("eos_token_id") if path.is_file() else None
-        if ids is not None:
-            return [ids] if isinstance(ids, int) else list(ids)
-    return []

@@ -16,12 +16,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from herdbook import console
 from herdbook.files import read_json, write_json
+from herdbook.inference.backends import Backend, Dtype, choose_backend
 from herdbook.inference.layout import Layout, check_layout
 from herdbook.inference.prompts import Part, cut_parts, prompt_files
 from herdbook.inference.sampler import Sampling
@@ -59,7 +60,10 @@ class GenerateSettings(Settings):
     device: str | None = None
     """cpu or cuda; where there are GPUs, cuda if left out."""
 
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    backend: Backend = "auto"
+    """own, vllm (extra `vllm`), or auto: vllm where it is installed and there are GPUs."""
+
+    dtype: Dtype = "auto"
     """Precision of the weights; auto: as stored, but float32 on a CPU without bfloat16 units."""
 
 
@@ -70,6 +74,8 @@ def generate(model: Path, prompts: Path, out: Path, settings: GenerateSettings) 
     cannot be asked gets `error` in place of `answers`. UserError when `out` holds answers of another job.
     """
     check_layout(settings.layout, read_config(model))
+    # Chosen once: what is begun by one backend is not gone on with by another.
+    settings = settings.model_copy(update={"backend": choose_backend(settings.backend, settings.device)})
     files = prompt_files(prompts)
     parts = cut_parts(files, settings.part)
     begin(out, model, files, settings)

@@ -15,6 +15,8 @@ import daft
 import torch
 
 from herdbook.files import write_text
+from herdbook.inference.backends import load_engine
+from herdbook.inference.base import BaseEngine
 from herdbook.inference.fleet import GenerateSettings
 from herdbook.inference.prompts import Part, prompt_ids, read_part
 from herdbook.inference.sampler import Sampling
@@ -33,13 +35,12 @@ class EngineWorker:
         if self.told["parent"]:
             threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
             self._take_devices()
-        from herdbook.inference.engine import Engine
-
         settings = self.settings
-        self.engine = Engine.load(
+        self.engine = load_engine(
             self.told["model"],
+            settings.backend,
             device=settings.device,
-            dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
+            dtype=settings.dtype,
             rows=settings.rows,
             layout=settings.layout,
         )
@@ -78,7 +79,7 @@ class EngineWorker:
 
 
 def answer_rows(
-    engine: Any, rows: Sequence[dict[str, Any]], part: Part, settings: GenerateSettings
+    engine: BaseEngine, rows: Sequence[dict[str, Any]], part: Part, settings: GenerateSettings
 ) -> list[dict[str, Any]]:
     """The rows with their answers, or with what kept them from being asked."""
     made: list[dict[str, Any]] = [dict(row) for row in rows]
@@ -103,7 +104,7 @@ def answer_rows(
         [number for _, _, _, number in asks],
     )
     for (place, _, _, _), completion in zip(asks, found, strict=True):
-        answer = {"text": completion.text, "finish_reason": completion.finish_reason}
+        answer: dict[str, Any] = {"text": completion.text, "finish_reason": completion.finish_reason}
         answer["tokens"] = len(completion.token_ids)
         if completion.logprobs is not None:
             answer["logprobs"] = [one.logprob for one in completion.logprobs]

@@ -40,18 +40,7 @@ def score(
 
     Raises UserError for an empty prompt (nothing foretells the first token) or one too long for the model.
     """
-    if len(prompts) != len(continuations):
-        raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations")
-    limit = model.config.max_length
-    read: list[tuple[int, ...]] = []
-    for number, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
-        if not prompt:
-            raise UserError(f"prompt {number} is empty; begin it with the begin-of-text token")
-        read.append((*prompt, *continuation[:-1]))
-        if len(read[-1]) > limit:
-            raise UserError(
-                f"prompt {number} with its continuation has {len(read[-1])} tokens, the model reads {limit}"
-            )
+    read = check_pairs(prompts, continuations, model.config.max_length)
     scores = [Score(0.0, 0, True)] * len(prompts)
     for row in _rows(_carriers(read), read, row_tokens):
         asked = [(start, index) for start, members in row for index in members if continuations[index]]
@@ -66,6 +55,24 @@ def score(
             scores[index] = Score(sum(logprobs[at:end]), end - at, all(greedy[at:end]))
             at = end
     return scores
+
+
+def check_pairs(
+    prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], limit: int
+) -> list[tuple[int, ...]]:
+    """What is read to score each continuation: all but its last token; UserError as `score`."""
+    if len(prompts) != len(continuations):
+        raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations")
+    read: list[tuple[int, ...]] = []
+    for number, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
+        if not prompt:
+            raise UserError(f"prompt {number} is empty; begin it with the begin-of-text token")
+        read.append((*prompt, *continuation[:-1]))
+        if len(read[-1]) > limit:
+            raise UserError(
+                f"prompt {number} with its continuation has {len(read[-1])} tokens, the model reads {limit}"
+            )
+    return read
 
 
 def _carriers(read: list[tuple[int, ...]]) -> list[list[int]]:

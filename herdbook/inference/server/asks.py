@@ -15,6 +15,7 @@ from herdbook.inference.server.errors import ApiError, wrong
 from herdbook.inference.server.herd import Served
 from herdbook.inference.server.service import Ask
 from herdbook.inference.server.settings import ServeSettings
+from herdbook.inference.vllm_engine import Form
 from herdbook.settings import UserError
 from herdbook.tokens.tokenizer import END_OF_MESSAGE
 from herdbook.tokens.tools import calls_schema
@@ -128,7 +129,7 @@ def token_biases(body: Asked, served: Served) -> dict[int, float]:
     return biases
 
 
-def guided(body: Asked, served: Served) -> Guided | None:
+def guided(body: Asked, served: Served) -> Guided | Form | None:
     """The form that a `guided_…` field asks for."""
     guide = served.guide
     try:
@@ -146,7 +147,7 @@ def guided(body: Asked, served: Served) -> Guided | None:
     return None
 
 
-def chat_form(body: ChatBody, served: Served) -> Guided | None:
+def chat_form(body: ChatBody, served: Served) -> Guided | Form | None:
     """The form of a dialog's answer: by response_format, a call that is forced, or a `guided_…` field."""
     try:
         if body.response_format is not None and body.response_format.type != "text":
@@ -186,7 +187,7 @@ def too_long(message: str) -> ApiError:
 
 
 def several(
-    prompt: list[int], given: dict[str, Any], count: int, form: Guided | None, seen: Counter[tuple[int, ...]]
+    prompt: list[int], given: dict[str, Any], count: int, form: Guided | Form | None, seen: Counter[tuple[int, ...]]
 ) -> list[Ask]:
     """`count` answers to one prompt, each with its own chance and its own walk through the form."""
     plain = Sampling(**given) if form is None else None

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from herdbook.inference.base import BaseEngine
 from herdbook.inference.constrain import Guide
-from herdbook.inference.engine import Engine
 from herdbook.inference.server.errors import ApiError
+from herdbook.inference.vllm_engine import Forms, VLLMEngine
 from herdbook.settings import UserError
 
 
@@ -19,18 +20,20 @@ class Served:
     """A model that requests can ask for."""
 
     id: str
-    engine: Engine
+    engine: BaseEngine
     lineage: str = ""  # its pedigree in a line, when it is in a book
     aliases: tuple[str, ...] = ()  # other names it answers to
     created: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property
-    def guide(self) -> Guide:
+    def guide(self) -> Guide | Forms:
         """What keeps its answers to a form."""
+        if isinstance(self.engine, VLLMEngine):
+            return Forms()
         tokenizer, stops = self.engine.tokenizer, self.engine.stop_ids
         ends = [tokenizer.eot_id, tokenizer.eos_id, *stops]  # the first of these that the model knows as an end
         end = next((token for token in ends if token in stops), tokenizer.eos_id)
-        return Guide(tokenizer, self.engine.model.config.vocab_size, end)
+        return Guide(tokenizer, self.engine.config.vocab_size, end)
 
     def card(self) -> dict[str, Any]:
         """What `/v1/models` tells of it."""
@@ -42,7 +45,7 @@ class Served:
             "kind": "chat" if self.engine.knows_chat else "base",
             "context": self.engine.limit,
             "max_model_len": self.engine.limit,
-            "parameters": self.engine.model.config.parameters(),
+            "parameters": self.engine.config.parameters(),
             "lineage": self.lineage,
         }
 

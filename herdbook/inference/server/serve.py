@@ -25,6 +25,7 @@ from herdbook.inference.server.herd import Herd, Served
 from herdbook.inference.server.service import Service
 from herdbook.inference.server.settings import LOOPBACK, ServeSettings
 from herdbook.inference.speculative import Draft, SpeculativeEngine
+from herdbook.inference.vllm_engine import VLLMEngine
 from herdbook.settings import UserError
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -82,12 +83,12 @@ def serve(sources: Sequence[Source], settings: ServeSettings) -> None:
     """Serve these models until a signal; UserError when the address cannot be listened on."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    if settings.layout.ranks > 1 and len(sources) > 1:
+    if settings.layout.ranks > 1 and len(sources) > 1 and settings.backend == "own":
         names = ", ".join(source.name for source in sources)
         raise UserError(
             f"a model on several ranks is served alone, and {names} were named; serve each by its own command"
         )
-    if follows(settings.layout):
+    if settings.backend == "own" and follows(settings.layout):
         load(sources[0], settings)  # to the first rank's end; it alone listens
     with listen(settings) as listening:
         draft = load_draft(settings)
@@ -127,7 +128,9 @@ def load_draft(settings: ServeSettings) -> Draft | None:
 
 def load(source: Source, settings: ServeSettings, draft: Draft | None = None) -> Served:
     """Load one model; UserError when the draft model has another tokenizer."""
-    kind = Engine if settings.guess == "no" and draft is None else SpeculativeEngine
+    kind: Any = Engine if settings.guess == "no" and draft is None else SpeculativeEngine
+    if settings.backend == "vllm":
+        kind = VLLMEngine
     engine = kind.load(
         source.folder, device=settings.device, dtype=DTYPES[settings.dtype], rows=settings.rows, layout=settings.layout
     )

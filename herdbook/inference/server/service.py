@@ -17,8 +17,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from herdbook import console
-from herdbook.inference.engine import Engine, Sampling
+from herdbook.inference.base import BaseEngine
 from herdbook.inference.request import Request, TokenLogprob
+from herdbook.inference.sampler import Sampling
 from herdbook.inference.scheduler import Load
 from herdbook.inference.server.errors import ApiError, busy, draining, failed, wrong
 from herdbook.inference.server.metrics import Metrics
@@ -97,7 +98,7 @@ class Ticket:
 class Service:
     """Engines behind a thread; every method but `_…` of the thread is called from the event loop."""
 
-    def __init__(self, engines: Mapping[str, Engine], most_answers: int, metrics: Metrics) -> None:
+    def __init__(self, engines: Mapping[str, BaseEngine], most_answers: int, metrics: Metrics) -> None:
         self.engines, self.most_answers, self.metrics = dict(engines), most_answers, metrics
         self.loads: dict[str, Load] = {name: engine.workload for name, engine in self.engines.items()}
         self.flying = dict.fromkeys(self.engines, 0)

@@ -52,6 +52,9 @@ class ServeSettings(Settings):
     threads: int | None = Field(default=None, ge=1)
     """Threads of a CPU's matrix products; none: torch's choice."""
 
+    backend: Literal["own", "vllm"] = "own"
+    """What runs the models: our own engine, or vLLM (extra `vllm`)."""
+
     guess: Literal["no", "ngrams"] = "no"
     """ngrams: draw several tokens a step where a text repeats itself; answers stay the same."""
 
@@ -68,6 +71,8 @@ class ServeSettings(Settings):
     def _one_guesser(self) -> ServeSettings:
         if self.draft is not None and self.guess != "no":
             raise UserError(f"guess={self.guess} and draft={self.draft}: guesses come from one of them; leave one out")
+        if self.backend == "vllm" and (self.draft is not None or self.guess != "no"):
+            raise UserError("backend=vllm knows no guesses of ours; leave out guess and draft")
         return self
 
     @property
