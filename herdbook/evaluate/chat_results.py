@@ -9,6 +9,9 @@ from herdbook.evaluate.intervals import mean
 from herdbook.evaluate.results import Metrics, grouped, share
 from herdbook.evaluate.scoring import Sample
 
+STYLES = ("persona", "turns")
+"""Kinds of chat requests that are told apart from wishes in a system prompt."""
+
 
 def chat_metrics(name: str, samples: list[Sample]) -> Metrics:
     """All answers together, and each task of requests under `<name>_<task>`; see the manual for what each means."""
@@ -26,6 +29,9 @@ def chat_metrics(name: str, samples: list[Sample]) -> Metrics:
     ):
         if task in tasks and figures:
             metrics.setdefault(f"{name}_{task}" if len(tasks) > 1 else name, {}).update(figures)
+    for style, own in grouped(tasks.get("chat", []), "style").items():
+        if style in STYLES:
+            metrics[f"{name}_{style}"] = {"score": mean([s["score"] for s in own]), "accuracy": share(own)}
     for times, own in grouped(tasks.get("fact", []), "exposures").items():
         metrics[f"{name}_fact_{times}"] = {"accuracy": share(own), **told_metrics(own)}
     return metrics | refusal_metrics(name, tasks.get("forbidden", []), tasks.get("lookalike", []))

@@ -15,6 +15,7 @@ from herdbook.evaluate.requests import read_ifeval, read_requests, read_xstest
 from herdbook.evaluate.run import evaluate, knows_chat, set_papers
 from herdbook.evaluate.settings import EvaluateSettings
 from herdbook.evaluate.tasks import find_task, program_in
+from herdbook.evaluate.verify import verify_all
 from herdbook.model.huggingface import save_model
 from herdbook.settings import UserError
 from herdbook.tokens.tokenizer import Tokenizer
@@ -130,6 +131,24 @@ def test_a_model_that_never_knows(world: Path, tmp_path: Path, monkeypatch: pyte
     assert metrics["chat_unknown"]["honest"]["value"] == 1 == metrics["refusal"]["violation"]["value"]
     assert metrics["chat_fact"]["not_known"]["value"] == 1 and metrics["chat_fact"]["accuracy"]["value"] == 0
     assert metrics["refusal"]["false_refusal"]["value"] == 0
+
+
+def test_an_errand_answered_without_a_call_is_not_solved(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [json.loads(line) for line in (world / "requests/test.jsonl").open(encoding="utf-8")]
+    errands = [row for row in rows if row.get("step") == 1]
+    told = {row["messages"][0]["content"]: " ".join(_answer(row["final"])) for row in errands}
+    reply = lambda dialog: next((said for asked, said in told.items() if asked in dialog), "?") + "|"  # noqa: E731
+    metrics, samples = exam(ChatEngine(reply), world, tmp_path, monkeypatch)
+    checked = verify_all([{"check": row["final"]} for row in errands], list(told.values()))
+    assert all(verdict.correct for verdict in checked) and len(errands) > 9
+    assert [sample["solved"] for sample in samples if "solved" in sample] == [False] * len(errands)
+    assert metrics["chat_tool"]["solved"]["n"] == len(errands)
+
+
+def _answer(check: dict[str, Any]) -> list[str]:
+    return [check["value"]] if "value" in check else check.get("all") or check["values"]
 
 
 def test_a_prompt_longer_than_the_context_is_a_wrong_answer(

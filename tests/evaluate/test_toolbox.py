@@ -87,6 +87,13 @@ def test_search_ranks_as_bm25_does() -> None:
     assert corpus.search("unicorn") == []
 
 
+def test_search_prefers_the_short_sentence_where_bm25_does() -> None:
+    """Nine words with two goats score 2·2.2/(2+1.2·(.25+.75·9/5)) = 1.12, a lone goat 2.2/(1+1.2·.4) = 1.49."""
+    long, brief = "Goat one red two blue three white four goat.", "Goat."
+    assert Corpus([long, brief]).search("goat", 2) == [brief, long]
+    assert Corpus([long, brief], b=0).search("goat", 2) == [long, brief]
+
+
 def test_a_corpus_is_read_from_files(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "Bo lives in Yolburg. It rains."}) + "\n")
     (tmp_path / "b.txt").write_text("Zed swims.")
