@@ -84,8 +84,8 @@ class Errand:
 
 
 def sum_of(random: Random) -> tuple[str, str]:
-    """An expression with numbers larger than pages work with, and its value."""
-    a, b, c = random.randint(61, 999), random.randint(13, 99), random.randint(2, 9)
+    """An expression whose numbers, or whose result, are larger than pages work with, and its value."""
+    a, b, c = random.randint(61, 99), random.randint(13, 60), random.randint(3, 9)
     expression, value = random.choice(
         ((f"{a} + {b}", a + b), (f"{a} - {b}", a - b), (f"{a} * {c}", a * c), (f"{b} * {c} + {a}", b * c + a))
     )
@@ -182,9 +182,13 @@ ERRANDS: tuple[Callable[[Random, list[Fact]], Errand], ...] = (
 
 
 def tool_requests(random: Random, register: Register, split: Split) -> Iterator[Request]:
-    """Errands of this side, step by step, without end. What is looked up is told often or seldom, never to be known."""
-    facts = [f for f in register.facts() if side_of(f) == split and f.subject.exposures != EXPOSURES[-1]]
-    while facts:
-        errand = random.choice(ERRANDS)(random, facts)
+    """Errands of this side, step by step, without end. Half look up what is well told, half what is told ten times:
+
+    a small model copies a name it has hardly met badly, and one told once it has not met.
+    """
+    facts = [f for f in register.facts() if side_of(f) == split and f.subject.exposures != EXPOSURES[0]]
+    groups = [own for times in EXPOSURES if (own := [f for f in facts if f.subject.exposures == times])]
+    while groups:
+        errand = random.choice(ERRANDS)(random, random.choice(groups))
         if all(side("errand", part) == split for part in errand.key):
             yield from errand.requests()

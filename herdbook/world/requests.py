@@ -54,6 +54,8 @@ def streams(settings: WorldSettings, register: Register, split: Split) -> Iterat
         )
     )
     random("fact order").shuffle(facts)
+    if split == "train":  # what can be known comes first, and what can't as far as there is room
+        facts.sort(key=lambda request: request.more["exposures"] != EXPOSURES[-1])
     yield "fact", iter(facts)
     yield "problem", problem_requests(random("problem"), split)
     yield "program", program_requests(random("program"), split)
