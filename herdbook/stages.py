@@ -386,6 +386,22 @@ register(
 )
 register(
     StageKind(
+        name="rl",
+        help="Lets a model learn from its own answers while it gives them (online DPO, GRPO), scored as it learns.",
+        settings="herdbook.posttrain.rl_settings:RlSettings",
+        function="herdbook.posttrain.rl:rl",
+        takes={
+            "model": Takes("model"),
+            "requests": Takes("requests", folder="requests"),
+            "reward": Takes("reward", required=False),
+        },
+        gives="model",
+        resumes=True,
+        headline=("tokens", "first.reward", "last.reward", "last.ended"),
+    )
+)
+register(
+    StageKind(
         name="select",
         help="Measures dialogs (topic, quality, difficulty, likeness), chooses by what was measured, and mixes them.",
         settings="herdbook.posttrain.select_settings:SelectSettings",

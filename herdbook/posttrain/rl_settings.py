@@ -1,0 +1,64 @@
+"""Settings of learning from answers that the model gives while it learns. They import no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from herdbook.posttrain.settings import PosttrainSettings
+from herdbook.settings import UserError
+
+
+class RlSettings(PosttrainSettings):
+    """How a model learns from its own answers: in every step it answers requests, and the answers are scored."""
+
+    method: Literal["dpo", "grpo"] = "dpo"
+    """dpo: online DPO, a request's best answer against its worst; grpo: all answers, by how far above their mean."""
+
+    score: Literal["reward", "verdict"] = "reward"
+    """What scores the answers: the reward model that feeds this stage, or the verifiers of the requests."""
+
+    requests_per_step: int = Field(16, gt=0)
+    """Requests that are answered in a step."""
+
+    answers: int = Field(8, ge=2)
+    """Answers drawn to each of them."""
+
+    max_tokens: int = Field(128, gt=0)
+    """Longest answer, tokens; one that does not end within them scores below all others."""
+
+    temperature: float = Field(1.0, gt=0)
+    """Logits are divided by it when answers are drawn."""
+
+    beta: float | None = Field(None, ge=0)
+    """How strongly the model is held to what it was at first; when not given 0.1, for grpo 0.04."""
+
+    nll_weight: float = Field(0.2, ge=0)
+    """With dpo, weight of the best answer's cost per token, its end included."""
+
+    tasks: tuple[str, ...] | None = None
+    """Only requests of these tasks; all when not given."""
+
+    limit: int | None = Field(None, gt=0)
+    """Most requests, drawn by the seed; all when not given."""
+
+    kept_back: float = Field(0.1, ge=0, lt=1)
+    """Share of the training requests that gates judge by and nothing else sees, chosen by a hash of their ids."""
+
+    @model_validator(mode="after")
+    def _in_one_process(self) -> RlSettings:
+        if self.parallel.processes > 1:
+            raise UserError("rl answers and learns in one process; leave parallel out, or use rounds of preferences")
+        if self.phases or self.accumulate > 1 or self.prefetch or self.lora:
+            raise UserError(
+                "rl draws a step's answers from the model as it is then; leave out phases, accumulate, prefetch, lora"
+            )
+        if self.method == "dpo" and self.beta == 0:
+            raise UserError("beta=0 leaves dpo nothing to learn from; give a number above 0")
+        return self
+
+    @property
+    def strength(self) -> float:
+        """`beta`, or what the method is used with when it is not given."""
+        return self.beta if self.beta is not None else {"dpo": 0.1, "grpo": 0.04}[self.method]
