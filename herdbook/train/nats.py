@@ -50,8 +50,9 @@ def scores(
     words, _, group = own_words(weight)
     if is_spread(weight) and group is None:  # all ranks do the same, and the gradients of their inputs are added up
         hidden = _OneOfMany.apply(hidden, weight.device_mesh.size())
-    found = F.linear(hidden, words)
-    found = found if found.dtype == torch.float64 else found.float()
+    precise = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    with torch.autocast(hidden.device.type, enabled=False):  # scores of bf16 tell a hundred answers apart, not more
+        found = F.linear(hidden.to(precise), words.to(precise))
     return found if group is None else _AllWords.apply(found, weight.shape[0], group)
 
 

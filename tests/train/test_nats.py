@@ -50,6 +50,10 @@ def test_each_tokens_cost_and_gradients_equal_those_of_all_logits(
 def test_scores_are_the_heads_product() -> None:
     hidden, weight, _ = inputs(torch.float64)
     torch.testing.assert_close(scores(hidden, weight[:1]), hidden @ weight[:1].t())
+    single = [one.detach().float() for one in (hidden, weight[:1])]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        exact = scores(*single)
+    torch.testing.assert_close(exact, single[0] @ single[1].t(), rtol=1e-6, atol=1e-6)  # products in bf16 would stray
 
 
 def test_sums_over_documents_are_those_by_hand() -> None:
