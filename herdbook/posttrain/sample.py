@@ -64,6 +64,7 @@ def sample(
         **rates(drawn),
         "ended": proportion(sum(sum(row["ended"]) for row in rows), sum(len(row["ended"]) for row in rows)),
         **worth(rows),
+        **({"by_reward": by_reward(settings, rows)} if reward is not None and settings.pick != "reward" else {}),
     }
 
 
@@ -145,25 +146,29 @@ def pick(
         true = verdicts[place] if settings.pick != "reward" else None
         return (true or 0.0, -np.inf if reward is None else reward, chance(settings.seed, name, place))
 
-    able = [place for place, (answer, whole) in enumerate(zip(answers, ended, strict=True)) if whole and answer]
-    return max(able, key=rank, default=-1)
+    return max(able(answers, ended), key=rank, default=-1)
+
+
+def able(answers: Sequence[str], ended: Sequence[bool]) -> list[int]:
+    """The places of the answers that ended and say something."""
+    return [place for place, (answer, whole) in enumerate(zip(answers, ended, strict=True)) if whole and answer]
 
 
 def _kept(settings: SampleSettings, rows: list[Row]) -> list[Row]:
     """The rows whose best answers become dialogs, in their order."""
-    able = [row for row in rows if row["best"] >= 0]
+    found = [row for row in rows if row["best"] >= 0]
     if settings.keep == "right":
-        able = [row for row in able if row["verdicts"][row["best"]] in (None, 1.0)]
+        found = [row for row in found if row["verdicts"][row["best"]] in (None, 1.0)]
     if settings.top == 1.0:
-        return able
+        return found
     by_task: dict[Any, list[Row]] = defaultdict(list)
-    for row in able:
+    for row in found:
         by_task[row["task"]].append(row)
     names: set[str] = set()
     for own in by_task.values():
         ranked = sorted(own, key=lambda row: -(row["rewards"][row["best"]] or 0.0))
         names |= {row["id"] for row in ranked[: max(1, round(settings.top * len(own)))]}
-    return [row for row in able if row["id"] in names]
+    return [row for row in found if row["id"] in names]
 
 
 def _beside(rows: list[Row], requests: list[Request]) -> list[tuple[Row, Request]]:
@@ -187,8 +192,15 @@ def _dialog(row: Row, request: Request) -> Row:
     }
 
 
+def by_reward(settings: SampleSettings, rows: Sequence[Row]) -> dict[str, Any]:
+    """What the reward alone would have picked is worth, where verdicts took part in the choice."""
+    alone = settings.model_copy(update={"pick": "reward"})
+    names = ("answers", "ended", "rewards", "verdicts")
+    return worth([{**row, "best": pick(alone, row["id"], *(row[name] for name in names))} for row in rows])
+
+
 def worth(rows: Sequence[Row]) -> dict[str, Any]:
-    """What the picked answers are truly worth beside one by chance and the best there was; by task too.
+    """What the picked answers are truly worth beside one by chance and the best that could be picked; by task too.
 
     Only requests with a check and an answer that ended count. `gap_closed` is the share of the way from chance to the
     oracle that the choice goes, with a bootstrap interval over requests.
@@ -198,7 +210,7 @@ def worth(rows: Sequence[Row]) -> dict[str, Any]:
         return {}
     picked = [row["verdicts"][row["best"]] for row in judged]
     by_chance = [float(np.mean(row["verdicts"])) for row in judged]
-    oracle = [max(row["verdicts"]) for row in judged]
+    oracle = [max(row["verdicts"][place] for place in able(row["answers"], row["ended"])) for row in judged]
     gained = [one - other for one, other in zip(picked, by_chance, strict=True)]
     room = [one - other for one, other in zip(oracle, by_chance, strict=True)]
     found: dict[str, Any] = {

@@ -105,6 +105,9 @@ def test_a_pair_is_found_whenever_there_is_one(drawn: list[list[tuple[str, bool]
     if found is not None:
         assert found.answers[0] != found.answers[1]
         assert set(zip(found.models, found.answers, strict=True)) <= able
+        first = (found.models[0], found.answers[0])
+        others = {model for model, answer in able if answer != first[1]}
+        assert (found.models[1] != first[0]) == bool(others - {first[0]})  # of another model where that can be
 
 
 def test_the_simulated_annotator_errs_as_often_as_its_noise_says() -> None:

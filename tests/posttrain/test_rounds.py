@@ -90,6 +90,7 @@ stages:
     preference: {{rows: 4, length: 256, steps: 4, peak_lr: 0.001, warmup: 0, heldout: 0, tensorboard: false}}
     collect: {{max_tokens: 4, draws: 8}}
     sample: {{max_tokens: 4, answers: 8}}
+    round1: {{sample: {{pick: both, keep: right}}}}
     gate: {{max_tokens: 4, kept_back: 0.3, fall: 0.5}}
     round2: {{preference: {{steps: 8, checkpoint_every: 2}}}}
 """
@@ -133,6 +134,11 @@ def test_two_rounds_teach_a_tiny_model_the_right_answer(herd: tuple[Path, dict[s
     assert entries["chat.round2.reward"].metrics["heldout"]["accuracy"]["value"] > 0.9
     sampled = entries["chat.round2.sample"].metrics
     assert sampled["best"]["value"] > sampled["random"]["value"]
+    with_verdicts = entries["chat.round1.sample"].metrics
+    assert with_verdicts["best"] == with_verdicts["oracle"]
+    assert (
+        with_verdicts["random"]["value"] < with_verdicts["by_reward"]["best"]["value"] <= with_verdicts["best"]["value"]
+    )
     assert entries["chat"].metrics["score"]["value"] > 0.9 and entries["chat"].metrics["ended"]["value"] > 0.9
     assert entries["chat"].metrics["by"]["r2"]["passed"] == 1.0
 

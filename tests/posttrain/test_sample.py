@@ -122,12 +122,19 @@ def test_the_pick_is_the_best_of_those_that_ended(row: list[tuple[str, bool, flo
     assert keys[how](row[place]) == max(map(keys[how], able))
 
 
-@given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=5), min_size=1, max_size=20))
-def test_worth_is_what_brute_force_counts(table: list[list[float]]) -> None:
-    found = worth([{"task": "a", "verdicts": row, "best": len(row) - 1} for row in table])
-    picked = [row[-1] for row in table]
-    by_chance = [sum(row) / len(row) for row in table]
-    oracle = [max(row) for row in table]
+ANSWERS = st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.booleans()), min_size=2, max_size=5)
+
+
+@given(st.lists(ANSWERS, min_size=1, max_size=20))
+def test_worth_is_what_brute_force_counts(table: list[list[tuple[float, bool]]]) -> None:
+    table = [[*row, (0.5, True)] for row in table]  # the last one ended and is picked
+    columns = [{"verdicts": [v for v, _ in row], "ended": [e for _, e in row]} for row in table]
+    found = worth(
+        [{"task": "a", "answers": ["x"] * len(row), "best": len(row) - 1, **c} for row, c in zip(table, columns)]
+    )
+    picked = [0.5 for _ in table]
+    by_chance = [sum(v for v, _ in row) / len(row) for row in table]
+    oracle = [max(v for v, ended in row if ended) for row in table]
     for name, values in (("best", picked), ("random", by_chance), ("oracle", oracle)):
         assert found[name]["value"] == pytest.approx(np.mean(values)) and found[name]["n"] == len(table)
     room = sum(oracle) - sum(by_chance)
