@@ -1,6 +1,6 @@
 """Speculative decoding on a CPU beside plain decoding: tokens a second, guesses that were right, the same ids.
 
-The model has random weights (1,024 wide, 12 layers, vocabulary 32,000; 217M parameters). Its layers behind the first
+The model has random weights (1,024 wide, 12 layers, vocabulary 32,000; 201M parameters). Its layers behind the first
 count little (`--later`), so that the first alone makes a draft which is often right; and its head gives weight to 256
 tokens only, so that greedy answers soon go in circles, which is what n-grams are for. How often guesses were right is
 printed, since all depends on it. At temperature 1 the draft draws with the same chance as the model, and n-grams have
