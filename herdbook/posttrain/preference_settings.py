@@ -53,6 +53,9 @@ class PreferencesSettings(Settings):
 class AnswersSettings(PosttrainSettings):
     """What reward models and preferences have in common."""
 
+    peak_lr: float | None = Field(1e-5, gt=0)
+    """Highest learning rate (§4.1.4: 1e-5); models of a few million parameters want a hundred times as much."""
+
     strengths: tuple[Strength, ...] = ("significantly better", "better")
     """Preferences of these strengths are learnt from (§4.1.2); those that tell none are kept."""
 

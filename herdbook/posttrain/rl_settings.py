@@ -13,6 +13,9 @@ from herdbook.settings import UserError
 class RlSettings(PosttrainSettings):
     """How a model learns from its own answers: in every step it answers requests, and the answers are scored."""
 
+    peak_lr: float | None = Field(1e-5, gt=0)
+    """Highest learning rate; models of a few million parameters want a hundred times as much."""
+
     method: Literal["dpo", "grpo"] = "dpo"
     """dpo: online DPO, a request's best answer against its worst; grpo: all answers, by how far above their mean."""
 

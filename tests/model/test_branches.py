@@ -64,6 +64,28 @@ def test_answers_in_one_row_are_what_each_is_behind_its_prompt_alone(way: str, m
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+def test_a_variable_length_call_is_given_what_each_branch_sees() -> None:
+    """With a stand-in for the accelerator's kernel, whose queries belong to the last keys of a document, as its do."""
+    generator, (_, ids) = torch.Generator().manual_seed(2), packed()
+    documents = Documents.from_ids(ids)
+    query = torch.randn(*ids.shape, 4, 8, generator=generator)
+    key, value = torch.randn(2, *ids.shape, 2, 8, generator=generator)
+
+    def kernel(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size, enable_gqa):  # type: ignore[no-untyped-def]
+        assert window_size == (-1, 0) and enable_gqa and cu_q.dtype == cu_k.dtype == torch.int32
+        assert max_q >= cu_q.diff().max() and max_k >= cu_k.diff().max()
+        out = torch.empty_like(q)
+        for (a, b), (c, d) in zip(cu_q.unfold(0, 2, 1).tolist(), cu_k.unfold(0, 2, 1).tolist(), strict=True):
+            seen = torch.ones(b - a, d - c, dtype=torch.bool).tril(d - c - (b - a))
+            parts = (x.transpose(0, 1) for x in (q[a:b], k[c:d], v[c:d]))
+            mixed = torch.nn.functional.scaled_dot_product_attention(*parts, attn_mask=seen, enable_gqa=True)
+            out[a:b] = mixed.transpose(0, 1)
+        return out
+
+    found = attention._variable_length(kernel, query, key, value, documents)
+    torch.testing.assert_close(found, attention._causal(query, key, value, documents.mask))
+
+
 def test_what_documents_tell_of_branches_is_what_is_counted_by_hand() -> None:
     _, ids = packed()
     documents, hand = Documents.from_ids(ids), by_hand()

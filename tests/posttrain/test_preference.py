@@ -222,7 +222,9 @@ class PreferenceCase(Case):
 
 @pytest.mark.parametrize("loss", ["dpo", "kto"])
 def test_ranks_learn_from_preferences_as_one_process_does(tmp_path: Path, chat_tokenizer: Tokenizer, loss: str) -> None:
-    how = {"FSDP": {"shard": 2}, "TP": {"tensor": 2}, "CP": {"context": 2}, "PP": {"pipeline": 2}}
+    how: dict[str, Any] = {"FSDP": {"shard": 2}}  # with KTO, whose baseline is a mean over the rows of all ranks
+    if loss == "dpo":
+        how |= {"TP": {"tensor": 2}, "CP": {"context": 2}, "PP": {"pipeline": 2}}
     case = PreferenceCase(chat_tokenizer, loss=loss)
     assert strays(tmp_path, case, {f"{loss}: {name}": topology for name, topology in how.items()}) == {}
 
