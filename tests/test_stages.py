@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 
+from herdbook.recipe import RecipeError, read_recipe
 from herdbook.schema import fields
 from herdbook.settings import UserError
 from herdbook.stages import KINDS, StageKind, load, register
@@ -48,3 +50,25 @@ def test_what_a_kind_takes_another_one_gives() -> None:
 def test_a_kind_is_registered_once() -> None:
     with pytest.raises(UserError, match="already"):
         register(KINDS["world"])
+
+
+def test_a_world_feeds_what_takes_its_requests_or_its_dialogs(tmp_path: Path) -> None:
+    text = """\
+name: chat
+stages:
+  world: {kind: world, seed: 1}
+  corpus: {kind: curate, from: {pages: world}}
+  tokenizer: {kind: tokenizer, from: {documents: corpus}}
+  tokens: {kind: pack, from: {documents: corpus, tokenizer: tokenizer}}
+  base:
+    kind: pretrain
+    from: {tokens: tokens}
+    model: {dim: 32, layers: 1, heads: 2, kv_heads: 2, ffn_dim: 64}
+    tokens: 999
+  sft: {kind: sft, from: {model: base, dialogs: world}}
+"""
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert read_recipe(tmp_path / "recipe.yaml").stages["sft"].inputs["dialogs"] == ("world",)
+    (tmp_path / "recipe.yaml").write_text(text.replace("dialogs: world", "dialogs: corpus"))
+    with pytest.raises(RecipeError, match="takes dialogs, and 'corpus' gives documents; world can"):
+        read_recipe(tmp_path / "recipe.yaml")

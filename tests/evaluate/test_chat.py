@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from herdbook.evaluate import run
 from herdbook.evaluate.chat import repeats
@@ -226,3 +227,26 @@ def test_bad_requests_are_told_with_file_and_line(tmp_path: Path) -> None:
 def test_saying_it_again_and_again_is_noticed() -> None:
     assert repeats("the goat eats grass " * 5) and not repeats("the goat eats grass in the morning and rests at noon")
     assert not repeats("yes yes yes")
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_real_base_model_is_asked_in_the_chat_format_and_ends_its_turn_or_not(
+    ends: bool, world: Path, tmp_path: Path
+) -> None:
+    """All matrices zero but embedding and head, so the model says one token always: the turn's end, or the letter a."""
+    tokenizer = Tokenizer({bytes([i]): i for i in range(256)})
+    model = tiny_model(vocab_size=tokenizer.vocab_size, max_length=2048)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 2:
+                weight.fill_(1.0 if "embedding" in name else 0.0)
+        model.head.weight[tokenizer.eot_id if ends else ord("a")] = 1.0
+    save_model(model, tmp_path / "model", bos_id=tokenizer.bos_id, eos_ids=[tokenizer.eos_id])
+    tokenizer.save(tmp_path / "model")
+    (tmp_path / "out").mkdir()
+    settings = EvaluateSettings(tasks=("chat",), limit=12, max_tokens=9)
+    metrics = evaluate(settings, tmp_path / "model", world, None, tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out/samples/chat.jsonl").open(encoding="utf-8")]
+    assert metrics["chat"]["ended"]["value"] == ends and metrics["chat"]["ended"]["n"] == 12
+    assert {row["output"] for row in rows} == ({""} if ends else {"a" * 9})
+    assert metrics["chat"]["tokens"]["value"] == (1 if ends else 9)
