@@ -44,6 +44,7 @@ from infer_peers import (
 )
 from infer_quantise import SHAPE, random_model
 
+from herdbook.files import read_json
 from herdbook.inference.engine import Engine, Sampling
 from herdbook.model.cache import BLOCK, KVPool
 from herdbook.model.config import ModelConfig
@@ -133,11 +134,13 @@ def decode(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
 
 def large(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
     """Decode steps of 1.1B parameters: the time of 17 tokens less that of the first, over 16 tokens."""
-    out: dict[str, Any] = {"read_bytes_per_second": read_rate(args.threads)}
+    out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)
         if llama_python() and not (folder / "config.json").is_file():
             save_for_llama(random_model(None, args.layers, False), folder)
+        if llama_python() and read_json(folder / "config.json")["num_hidden_layers"] != args.layers:
+            sys.exit(f"{folder} holds another model than one of {args.layers} layers; name another folder")
         for name, (scheme, kind) in KINDS.items():
             if args.kinds and name not in args.kinds:
                 continue
@@ -150,9 +153,7 @@ def large(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
             held = [
                 t.nbytes for part in model.children() if part is not model.embedding for t in part.state_dict().values()
             ]
-            out[name] = {"bytes_a_step": sum(held)} | large_rates(
-                contenders, sum(held), out["read_bytes_per_second"], args
-            )
+            out[name] = large_rates(contenders, sum(held), args)
             if llama_python():
                 contenders[f"llama.cpp {kind}"].close()
             del model, contenders
@@ -160,9 +161,10 @@ def large(args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
     return out
 
 
-def large_rates(contenders: dict[str, Any], held: int, rate: float, args: argparse.Namespace) -> dict[str, Any]:
+def large_rates(contenders: dict[str, Any], held: int, args: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second at batch 1 and 16, and the share of the memory's speed at batch 1."""
-    out: dict[str, Any] = {}
+    rate = read_rate(args.threads)
+    out: dict[str, Any] = {"bytes_a_step": held, "read_bytes_per_second": rate}
     for batch in (1, 16):
         prompts = prompts_of(batch, LARGE_PROMPT, SHAPE["vocab_size"])
         took = interleave(contenders, [(prompts, 1), (prompts, LARGE_ANSWER)], args.repeats)
@@ -281,8 +283,7 @@ def show(result: dict[str, Any]) -> None:
     compared_ones = dict(result.get("decode", {}))
     compared_ones |= {"sampling": result["sample"]} if "sample" in result else {}
     for kind, batches in result.get("large", {}).items():
-        if isinstance(batches, dict):
-            compared_ones |= {f"1.1B {kind}, {name}": found for name, found in batches.items() if name[:5] == "batch"}
+        compared_ones |= {f"1.1B {kind}, {name}": found for name, found in batches.items() if name[:5] == "batch"}
     rows = []
     for name, found in compared_ones.items():
         for contender, rate in found["tokens_per_second"].items():
@@ -293,8 +294,10 @@ def show(result: dict[str, Any]) -> None:
     if "memory" in result:
         print(f"sequences in the same memory: {result['memory']['ratio']:.1f} x contiguous")
     if "large" in result:
-        shares = {kind: f"{found['of_memory_speed']:.0%}" for kind, found in result["large"].items() if kind in KINDS}
-        print(f"memory read at {result['large']['read_bytes_per_second'] / 1e9:.1f} GB/s; batch 1 comes to {shares}")
+        for kind, found in result["large"].items():
+            print(
+                f"{kind}: batch 1 is {found['of_memory_speed']:.0%} of {found['read_bytes_per_second'] / 1e9:.1f} GB/s"
+            )
 
 
 if __name__ == "__main__":
