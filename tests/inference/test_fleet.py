@@ -17,6 +17,7 @@ import pytest
 from herdbook.inference.engine import Engine, Sampling
 from herdbook.inference.fleet import GenerateSettings, alone, begin, generate
 from herdbook.inference.fleet_worker import EngineWorker
+from herdbook.inference.layout import Layout
 from herdbook.inference.prompts import Part, cut_parts, prompt_files, prompt_ids, read_part
 from herdbook.model.huggingface import save_model
 from herdbook.settings import UserError
@@ -193,3 +194,14 @@ def test_a_killed_command_goes_on_where_it_was(model: Path, tmp_path: Path) -> N
     assert f"parts_now={80 - len(done)}" in finished.stdout
     assert {part: part.stat().st_mtime_ns for part in done} == done
     assert answers(out) == answers(tmp_path / "whole") and len(answers(out)) == 160
+
+
+@pytest.mark.slow
+def test_an_engine_of_a_fleet_may_lie_on_several_ranks(model: Path, tmp_path: Path) -> None:
+    file = write_json_lines(tmp_path / "asked.jsonl", ROWS)
+    found = []
+    for number, layout in enumerate((Layout(), Layout(tensor_parallel=2))):
+        settings = GenerateSettings(sampling=Sampling(max_tokens=9), part=4, layout=layout, token_ids=True)
+        generate(model, file, tmp_path / str(number), settings)
+        found.append(answers(tmp_path / str(number)))
+    assert found[0] == found[1] and len(found[0]) == len(ROWS)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import openai
 import psutil
 import pytest
 
@@ -191,3 +192,21 @@ def test_under_torchrun_the_first_rank_talks_and_the_others_follow(folder: Path)
     shown = "".join(c for c in want.text if c.isprintable())
     assert shown in done.stdout and "8 tokens" in done.stdout
     assert done.stdout.count("parameters, context") == 1
+
+
+@pytest.mark.slow
+def test_a_server_over_two_ranks_answers_with_guesses_and_ends_well(folder: Path) -> None:
+    want = Engine.load(folder).generate(["Moo"], Sampling(max_tokens=12))[0].text
+    words = [sys.executable, "-m", "herdbook", "serve", str(folder), "--port", "0", "--tensor-parallel", "2"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [*words, "--draft", str(folder)], stdout=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().split(" at ")[1].split(",")[0].strip()
+        others = [child.pid for child in psutil.Process(server.pid).children()]
+        client = openai.OpenAI(base_url=url, api_key="-", max_retries=20)
+        made = client.completions.create(model=folder.name, prompt="Moo", max_tokens=12, temperature=0)
+        assert made.choices[0].text == want and len(others) == 1
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0 and gone(others)
