@@ -139,7 +139,7 @@ def give(settings: GivenSettings, out: Path) -> dict[str, Any]:
 @pytest.fixture
 def given_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     here = "tests.evaluate.test_quantize"
-    kind = StageKind("given", "A model.", f"{here}:GivenSettings", f"{here}:give", gives="model")
+    kind = StageKind("given", "A model.", f"{here}:GivenSettings", function=f"{here}:give", gives="model")
     monkeypatch.setitem(KINDS, "given", kind)
 
 
