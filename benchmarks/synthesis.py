@@ -1,4 +1,4 @@
-"""What the makers of data find with the demo's own small model: code and mathematics, repaired, searched, probed.
+"""What the makers of data find with the demo's own small model: code repaired, mathematics, knowledge probed.
 
 `python benchmarks/synthesis.py CHAT WORLD`: a model that chats (an `sft` entry) and the entry of its world, whose truth
 every figure is held against; three seeds, a JSON file in benchmarks/results.
@@ -26,8 +26,6 @@ MAKERS: dict[str, dict[str, Any]] = {
     },
     "code, told the error": {"code": {"count": 300, "max_tokens": 120, "repairs": 3, "temperature": 0.5}},
     "mathematics": {"math": {"count": 200, "max_tokens": 80}},
-    "tree": {"tree": {"count": 150, "max_tokens": 80, "compare": True}},
-    "tools": {"tools": {"count": 200, "max_tokens": 60, "temperature": 0.5}},
 }
 
 

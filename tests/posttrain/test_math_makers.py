@@ -122,6 +122,21 @@ def test_the_search_finds_what_brute_force_over_all_leaves_finds_and_drawing_as_
     assert led >= 34 and plain <= 17, (led, plain, ends)
 
 
+def test_where_nothing_was_worth_anything_whole_solutions_are_drawn() -> None:
+    toy = Toy(1, 3, 3, 1)
+    search = Search(1.0, 1.0)
+    starts: list[Steps] = []
+
+    def draw(asked: list[tuple[int, Steps]], turn: int) -> list[Steps]:
+        starts.extend(start for _, start in asked)
+        return toy.ends(asked, turn)
+
+    run([search], 30, draw, lambda ends: [False] * len(ends))
+    assert starts == [()] * 30
+    run([search], 30, draw, lambda ends: [False] * len(ends), toy.value)
+    assert len({len(start) for start in starts[30:]}) > 1
+
+
 def test_every_simulation_counts_on_its_way_and_nowhere_else() -> None:
     toy = Toy(1, 3, 3, 1)
     log: list[tuple[Steps, Steps, float]] = []

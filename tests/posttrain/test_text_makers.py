@@ -71,6 +71,7 @@ def test_calls_are_carried_out_and_what_comes_to_the_right_answer_is_kept(tmp_pa
         figures = synthesize(settings, None, [pages], tmp_path / "requests", None, tmp_path / "out")["tools"]
     # Of four ways one is right by its calls; the guess has the right number, and is no errand carried out.
     assert (figures["errands"], figures["right"], figures["solved"]) == (2, 0.25, 0.5)
+    assert figures["unanswered"] == 0
     assert figures["solved_of"] == {"nested": 1.0, "single": 0.0} and figures["failed_calls"] == 6
     dialog = next(read_dialogs(tmp_path / "out"))
     assert [message["role"] for message in dialog.messages] == [

@@ -76,6 +76,7 @@ def make(settings: ToolsSettings, desk: Desk) -> tuple[list[Row], dict[str, Any]
     shapes = Counter(str(row.get("shape", "made")) for row in rows)
     figures |= {
         "errands": len(rows),
+        "unanswered": sum(not way.calls and not way.answer for way in ways if way.number == 0),
         "right": round(len(right) / len(ways), 4),
         "solved": round(len(solved) / len(rows), 4),
         "solved_of": {name: round(Counter(solved.values())[name] / count, 4) for name, count in shapes.items()},

@@ -45,7 +45,8 @@ class Search:
     def next_start(self) -> Steps:
         """The steps from behind which the next end is to be drawn."""
         node, steps = self.root, []
-        while node.below and node.drawn >= self.widen * math.sqrt(node.visits):
+        # Where nothing was worth anything yet, going down would only bind the search to its first steps.
+        while node.below and node.value > 0 and node.drawn >= self.widen * math.sqrt(node.visits):
             open_ones = {step: one for step, one in node.below.items() if not one.last}
             if not open_ones:
                 break
