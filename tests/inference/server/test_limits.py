@@ -148,7 +148,7 @@ def test_a_failing_engine_fails_its_requests_and_goes_on(capsys: pytest.CaptureF
         with pytest.raises(openai.InternalServerError, match="the server's log says why"):
             server.openai().completions.create(model="base", prompt="x")
         engine.step = step  # type: ignore[method-assign]
-        got = server.openai().completions.create(model="base", prompt="x", max_tokens=3)
+        got = server.openai().completions.create(model="base", prompt="x", max_tokens=3, extra_body=IGNORE)
         assert got.usage.completion_tokens == 3 and engine.workload.blocks_used == 0
         assert 'herdbook_engine_failures_total{model="base"} 1.0' in server.ask("/metrics")[2]
     assert "ZeroDivisionError" in capsys.readouterr().err
