@@ -1,0 +1,41 @@
+"""Scaling laws."""
+
+from __future__ import annotations
+
+from herdbook.stages import StageKind, Takes, register
+
+register(
+    StageKind(
+        name="ladder",
+        help="Trains models of several sizes for several budgets of compute, and fits scaling laws to them.",
+        settings="herdbook.scaling.ladder:LadderSettings",
+        expand="herdbook.scaling.ladder:steps",
+        takes={"tokens": Takes("tokens"), "world": Takes("world", required=False)},
+        gives="laws",
+    )
+)
+register(
+    StageKind(
+        name="laws",
+        help="Fits scaling laws to models that were trained, draws the curves, and forecasts a larger one.",
+        settings="herdbook.scaling.fitting:LawsSettings",
+        function="herdbook.report.scaling:laws",
+        takes={
+            "model": Takes("model", many=True, keyed=True),
+            "results": Takes("results", required=False, many=True, keyed=True),
+        },
+        gives="laws",
+        headline=("tokens_exponent", "forecast.loss", "forecast.parameters", "forecast.tokens"),
+    )
+)
+register(
+    StageKind(
+        name="against",
+        help="Holds a model against what its ladder forecast of it.",
+        settings="herdbook.scaling.fitting:AgainstSettings",
+        function="herdbook.scaling.fitting:against",
+        takes={"laws": Takes("laws"), "model": Takes("model"), "results": Takes("results", required=False)},
+        gives="results",
+        headline=("loss.off", "score.off"),
+    )
+)
