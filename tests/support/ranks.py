@@ -5,6 +5,7 @@ Forking costs a fraction of what a fresh Python with torch does. A rank that rai
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -43,6 +44,7 @@ def _fork(
     if child:
         return child
     code = 1
+    gc.freeze()  # what the parent had is its own to end: a process group's threads, say, are not here to be joined
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         torch.set_num_threads(1)

@@ -90,7 +90,14 @@ export class Run {
   }
 }
 
-/** Tokens per second while tokens came, so without the wait for the first; null when there is nothing to tell. */
+/** Tokens that came within this many seconds came in one gust, which tells the network's pace and not the model's. */
+const GUST = 0.1;
+
+/**
+ * Tokens per second while tokens came, so without the wait for the first; with it where they came in one gust. Null when
+ * there is nothing to tell.
+ */
 export function speedOf({ tokens, seconds, first }) {
-  return tokens > 1 && seconds > first ? (tokens - 1) / (seconds - first) : null;
+  if (!(tokens > 1 && seconds > 0)) return null;
+  return seconds - first >= GUST ? (tokens - 1) / (seconds - first) : tokens / seconds;
 }

@@ -197,6 +197,16 @@ def test_a_word_pointed_at_shows_what_else_was_likely(desk: Desk) -> None:
     assert desk.page.locator("#token-card .chosen").count() == 1
 
 
+def test_the_pace_of_an_answer_is_not_that_of_the_network(desk: Desk) -> None:
+    """Tokens a second from times known by hand: while they came, or over all where they came in one gust."""
+    ask = """async (stats) => (await import("/page/run.js")).speedOf(stats)"""
+    address = desk.page.evaluate("document.querySelector('script[type=module]').src")
+    ask = ask.replace("/page/run.js", address.rsplit("/", 1)[0] + "/run.js")
+    assert desk.page.evaluate(ask, {"tokens": 21, "seconds": 3, "first": 1}) == 10
+    assert desk.page.evaluate(ask, {"tokens": 12, "seconds": 0.1001, "first": 0.1}) == 12 / 0.1001
+    assert desk.page.evaluate(ask, {"tokens": 1, "seconds": 1, "first": 1}) is None
+
+
 def test_tokens_find_their_place_in_the_text(desk: Desk) -> None:
     cases = (
         (["a", "b c"], "ab c", True, [1, 4]),
