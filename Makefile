@@ -1,6 +1,8 @@
 # What people type. `make demo` and `make test` build .venv themselves; nothing else is needed but Python >= 3.11.
 PYTHON ?= python3
 VENV := .venv
+# Processes that run tests, each a file at a time.
+JOBS ?= 2
 BIN := $(VENV)/bin
 PEERS := benchmarks/peers/.venv
 FASTTEXT := benchmarks/peers/.fasttext
@@ -12,7 +14,7 @@ demo: $(VENV)/.core
 	$(BIN)/herdbook run recipes/laptop.yaml
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

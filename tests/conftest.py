@@ -22,10 +22,31 @@ def smallest_numbers_are_kept() -> Iterator[None]:
         sys.modules["torch"].set_flush_denormal(False)
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """After the tests of parallelism: how far each topology was from one process."""
+TOLD: list[str] = []  # lines for the end of a run, from wherever the tests ran
+
+
+def parity_lines() -> list[str]:
+    """How far each topology was from one process, where the tests of parallelism ran here."""
     parity = sys.modules.get("tests.train.parity")
-    for line in parity.table() if parity is not None else []:
+    return parity.table() if parity is not None else []
+
+
+def pytest_sessionfinish(session: Any) -> None:
+    """A process that runs tests for another hands its lines over."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["lines"] = parity_lines()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take such lines."""
+    TOLD.extend(getattr(node, "workeroutput", {}).get("lines", []))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print them."""
+    for line in TOLD or parity_lines():
         terminalreporter.write_line(line)
 
 
