@@ -22,6 +22,14 @@ def smallest_numbers_are_kept() -> Iterator[None]:
         sys.modules["torch"].set_flush_denormal(False)
 
 
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    """With several processes a file's tests stay together, and those of the chat page: they share a browser."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            page = "page" in item.path.parts
+            item.add_marker(pytest.mark.xdist_group(str(item.path.parent if page else item.path)))
+
+
 TOLD: list[str] = []  # lines for the end of a run, from wherever the tests ran
 
 

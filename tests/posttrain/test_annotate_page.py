@@ -12,7 +12,7 @@ import pytest
 from herdbook.posttrain.annotate_page import Desk, Open, ask_people
 from herdbook.posttrain.annotators import Judgement, Pair
 from herdbook.posttrain.round_settings import CollectSettings
-from tests.inference.page.conftest import browser  # noqa: F401  (a fixture)
+from tests.inference.page.desk import opened_browser
 
 
 def pairs(count: int) -> list[Pair]:
@@ -131,9 +131,9 @@ def test_what_no_page_of_ours_sends_changes_nothing(
     assert not desk.judged and not desk.file.exists()
 
 
-def test_a_person_judges_by_keyboard(tmp_path: Path, browser: Any) -> None:  # noqa: F811
+def test_a_person_judges_by_keyboard(tmp_path: Path) -> None:
     desk = Desk(pairs(4), tmp_path / "judged.jsonl", 3)
-    with Open(desk, 0) as page:
+    with Open(desk, 0) as page, opened_browser() as browser:
         window = browser.new_page()
         complaints: list[str] = []
         window.on("pageerror", lambda error: complaints.append(str(error)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.inference.page.desk import Desk, endless_engine, find_chromium
+from tests.inference.page.desk import Desk, endless_engine, opened_browser
 from tests.support.servers import Running, chat_engine
 
 
@@ -26,15 +26,9 @@ def server() -> Iterator[Running]:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    """One browser for all tests of the page, closed behind them: its event loop must not reach other tests."""
-    api = pytest.importorskip("playwright.sync_api", reason="the chat page needs playwright: pip install playwright")
-    chromium = find_chromium()
-    if chromium is None:
-        pytest.skip("the chat page needs a Chromium to be tested: make browser, or apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    """One browser for all tests of the page."""
+    with opened_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="package")

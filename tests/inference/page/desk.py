@@ -6,8 +6,12 @@ import json
 import shutil
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
+
+import pytest
 
 from herdbook.inference.engine import Engine
 from tests.support.models import tiny_model
@@ -26,6 +30,19 @@ def find_chromium() -> str | None:
     """The browser of this machine, if there is one."""
     names = ("chromium", "chromium-browser", "google-chrome")
     return next((path for path in map(shutil.which, names) if path), None)
+
+
+@contextmanager
+def opened_browser() -> Iterator[Any]:
+    """A headless Chromium, closed in the end: its event loop must not reach other tests. Skips where there is none."""
+    api = pytest.importorskip("playwright.sync_api", reason="pages need playwright: pip install playwright")
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("pages need a Chromium to be tested: make browser, or apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 class Desk:
