@@ -93,8 +93,8 @@ def main() -> None:
     tokenizer = tokenizer_of(CONFIG.vocab_size)
     engines: dict[str, Engine] = {
         "plain": Engine(model, tokenizer, []),
-        "n-grams": SpeculativeEngine(model, tokenizer, []),
-        "draft": SpeculativeEngine(model, tokenizer, [], guesser=Draft(Engine(draft, tokenizer, []))),
+        "n-grams": SpeculativeEngine(model, tokenizer, [], rows_guessed=8),
+        "draft": SpeculativeEngine(model, tokenizer, [], guesser=Draft(Engine(draft, tokenizer, [])), rows_guessed=8),
     }
     found, rows = {}, []
     for drawn, temperature in DRAWN.items():

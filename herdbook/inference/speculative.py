@@ -87,12 +87,19 @@ class SpeculativeEngine(Engine):
     """An engine whose answers are those of `Engine`, sooner where few are written at once."""
 
     def __init__(
-        self, *given: Any, guesser: Guesser | None = None, guesses: int = 8, rows_guessed: int = 8, **more: Any
+        self,
+        *given: Any,
+        guesser: Guesser | None = None,
+        guesses: int = 8,
+        rows_guessed: int | None = None,
+        **more: Any,
     ):
         """As `Engine`; `guesser`: n-grams when not given; `guesses`: most per answer and step; `rows_guessed`: with
-        more answers at work none are guessed, since then a pass is bound by arithmetic."""
+        more answers at work none are guessed, since then a pass is bound by arithmetic (on a CPU with a second one
+        already, so 1 when not given; else 8)."""
         super().__init__(*given, **more)
-        self.guesses, self.rows_guessed = guesses, rows_guessed
+        self.guesses = guesses
+        self.rows_guessed = rows_guessed or (1 if self.device.type == "cpu" else 8)
         self.guesser: Guesser = NGrams()
         self.tried = self.right = 0
         """Guesses checked so far, and those that were right."""

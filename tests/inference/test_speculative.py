@@ -79,7 +79,7 @@ def test_answers_are_the_same_with_and_without_guesses(name: str, compile: Any) 
     want = plain.generate(prompts, sampling)
     answers = {tuple(prompt): answer.token_ids for prompt, answer in zip(prompts, want)}
     for label, guesser in guessers(answers).items():
-        engine = SpeculativeEngine(model(), TOKENIZER, [], compile=compile, guesser=guesser)
+        engine = SpeculativeEngine(model(), TOKENIZER, [], compile=compile, guesser=guesser, rows_guessed=8)
         got = engine.generate(prompts, sampling)
         assert [a.token_ids for a in got] == [a.token_ids for a in want], label
         assert [(a.text, a.finish_reason) for a in got] == [(a.text, a.finish_reason) for a in want], label
@@ -115,7 +115,8 @@ def test_a_small_cache_and_many_answers_change_nothing() -> None:
     want = Engine(model(), TOKENIZER, []).generate(prompts, sampling)
     answers = {tuple(prompt): answer.token_ids for prompt, answer in zip(prompts, want)}
     for options in ({"blocks": 9}, {"rows": 3}, {"rows": 3, "blocks": 7}, {"rows": 4, "rows_guessed": 3}):
-        engine = SpeculativeEngine(model(), TOKENIZER, [], guesser=Prophet(answers), **options)
+        given: dict[str, Any] = {"rows_guessed": 8, **options}
+        engine = SpeculativeEngine(model(), TOKENIZER, [], guesser=Prophet(answers), **given)
         assert [a.token_ids for a in engine.generate(prompts, sampling)] == [a.token_ids for a in want], options
         # These end together, so that with 4 rows never 3 or fewer are at work.
         assert (engine.tried > 0) == ("rows_guessed" not in options) and engine.workload.blocks_used == 0
