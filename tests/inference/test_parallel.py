@@ -185,7 +185,7 @@ def test_guesses_are_checked_on_several_ranks(tmp_path: Path) -> None:
         return found, getattr(engine, "tried", 0)
 
     want, _ = work(Engine(load_model(folder), TOKENIZER, []))
-    got, tried = spread(folder, work, SpeculativeEngine, tensor_parallel=2)
+    got, tried = spread(folder, work, SpeculativeEngine, options={"rows_guessed": 8}, tensor_parallel=2)
     assert got == want and tried > 0
 
 

@@ -43,10 +43,10 @@ def test_a_quantised_model_with_a_quantised_draft_answers_as_alone(tmp_path: Pat
     want = [engine.generate([prompt], sampling)[0].text for prompt in PROMPTS]
     with Running({"m": served.engine}) as running:
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{running.port}/v1", api_key="-")
-        made = client.completions.create(
-            model="m", prompt=PROMPTS, max_tokens=40, temperature=0.8, seed=4, extra_body={"ignore_eos": True}
-        )
-        assert [choice.text for choice in made.choices] == want
+        more = {"max_tokens": 40, "temperature": 0.8, "seed": 4, "extra_body": {"ignore_eos": True}}
+        # One at a time, since on a CPU tokens are guessed for a single answer only.
+        got = [client.completions.create(model="m", prompt=prompt, **more).choices[0].text for prompt in PROMPTS]
+        assert got == want
         text = running.service.metrics.text().decode()
     figures = {
         name: float(line.split()[-1])
