@@ -35,7 +35,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev $(PEERS)/.made $(FASTTEXT)/.made
-	for file in benchmarks/curate_*.py benchmarks/train_*.py; do $(BIN)/python $$file || exit 1; done
+	for file in benchmarks/curate_*.py benchmarks/train_*.py $(addprefix benchmarks/,infer_engine.py infer_quantise.py \
+	  infer_speculative.py serve_load.py posttrain.py posttrain_preference.py planner.py); do $(BIN)/python $$file || exit 1; done
 
 # The libraries we are compared with; some need older ones than ours, so they live apart.
 $(PEERS)/.made: benchmarks/peers/requirements.txt benchmarks/peers/datatrove.txt

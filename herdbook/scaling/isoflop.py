@@ -169,9 +169,11 @@ def _line(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> tuple[float, float
 
 def envelope(
     flops: Sequence[np.ndarray], losses: Sequence[np.ndarray], parameters: np.ndarray, points: int = 100
-) -> Power:
-    """Hoffmann's first approach: of training curves (each FLOPs and losses, ascending) the lowest at each amount of
-    compute, and a power law of the winner's size. Raises UserError when one size wins everywhere.
+) -> tuple[float, float]:
+    """Hoffmann's first approach: coefficient and exponent of the best size as a power of compute.
+
+    `flops` and `losses` are training curves, ascending in FLOPs, one for each of `parameters`; at each amount of
+    compute the lowest curve's size wins. Raises UserError when fewer than three sizes ever win.
     """
     start = max(float(one[0]) for one in flops)
     end = min(float(one[-1]) for one in flops)
@@ -192,4 +194,4 @@ def envelope(
     places = np.array([np.log(grid[told][winners[told] == size]).mean() for size in sizes])
     inner = slice(1, -1) if len(sizes) > 4 else slice(None)  # the first and last win for want of others
     intercept, slope = _line(places[inner], np.log(sizes[inner]), np.ones(len(sizes[inner])))
-    return Power(float(np.exp(intercept)), slope, np.array([[intercept, slope]]))
+    return float(np.exp(intercept)), slope

@@ -181,8 +181,8 @@ class Step:
     @cached_property
     def _local(self) -> float:
         """Weights of a device before data ranks share them."""
-        outer = self.config.dim * self.config.vocab_size * (2 if self.layout.pipeline == 1 else 1)
-        return (self.layers * self.block_numbers + (outer if self.layout.pipeline == 1 else 0)) / self.layout.tensor
+        outer = 2 * self.config.dim * self.config.vocab_size if self.layout.pipeline == 1 else 0
+        return (self.layers * self.block_numbers + outer) / self.layout.tensor
 
     @property
     def seconds(self) -> float:

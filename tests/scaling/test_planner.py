@@ -14,6 +14,7 @@ from herdbook.planning import plan_settings
 from herdbook.scaling.cluster import load_calibration, load_cluster, names
 from herdbook.scaling.interruptions import (
     Remedies,
+    best_interval,
     daly,
     expected_share,
     paper_record,
@@ -108,6 +109,9 @@ def test_spares_and_groups_are_worth_something() -> None:
     enough = simulate(16384, 54, Remedies(), draws=100)
     assert few.mean < many.mean - 0.1 and many.mean == pytest.approx(enough.mean, abs=0.005) and few.waiting > 0.1
     assert simulate(16384, 54, Remedies(groups=8), draws=100).mean > enough.mean + 0.03
+    between = 1 / paper_record().per_second(16384)
+    best = best_interval(16384, 54, Remedies(save=60), draws=100)
+    assert 0.65 < best / daly(60, between) < 1.55  # flat about its maximum, and tried in steps of 1.4
     gains = worth(16384, 54, Remedies(spares=30), draws=50)
     assert gains["spare nodes"] > gains["fast checkpoints"] > 0
 
