@@ -5,6 +5,7 @@ Forking costs a fraction of what a fresh Python with torch does. A rank that rai
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import pickle
@@ -31,9 +32,10 @@ def run_ranks(count: int, function: Callable[..., Any], *args: Any, timeout: flo
         folder = Path(name)
         children = [_fork(rank, count, folder, function, args, timeout) for rank in range(count)]
         failed = _wait(children, timeout)
-        told = [(folder / f"{rank}.error").read_text() for rank in range(count) if (folder / f"{rank}.error").exists()]
+        notes = [folder / f"{rank}.{kind}" for rank in range(count) for kind in ("error", "crash")]
+        told = [note.read_text() for note in notes if note.exists() and note.stat().st_size]
         if failed or told:
-            raise RankFailed("\n".join(told) or f"ranks {failed} of {count} were stopped after {timeout} s")
+            raise RankFailed("\n".join([*(f"rank {rank} {how}" for rank, how in failed.items()), *told]))
         return [pickle.loads((folder / f"{rank}.result").read_bytes()) for rank in range(count)]
 
 
@@ -44,6 +46,9 @@ def _fork(
     if child:
         return child
     code = 1
+    crash = (folder / f"{rank}.crash").open("w")
+    faulthandler.enable(crash)  # a rank ended by a signal leaves the lines it was at, and so does one that hangs
+    faulthandler.register(signal.SIGUSR1, crash)
     gc.freeze()  # what the parent had is its own to end: a process group's threads, say, are not here to be joined
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -61,21 +66,29 @@ def _fork(
         os._exit(code)
 
 
-def _wait(children: list[int], timeout: float) -> list[int]:
-    """Ranks that did not end well; when one ends badly the others are killed, for they would wait for it."""
-    left, failed, end = dict(enumerate(children)), [], time.monotonic() + timeout
+def _wait(children: list[int], timeout: float) -> dict[int, str]:
+    """How ranks ended that did not end well; when one does the others are killed, for they would wait for it."""
+    left, end = dict(enumerate(children)), time.monotonic() + timeout
+    failed: dict[int, str] = {}
     while left:
         for rank, child in list(left.items()):
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 del left[rank]
-                failed += [rank] if status else []
+                if os.WIFSIGNALED(status):
+                    failed[rank] = f"was ended by {signal.Signals(os.WTERMSIG(status)).name}"
+                elif status:
+                    failed[rank] = f"ended with {os.waitstatus_to_exitcode(status)}"
         if failed or time.monotonic() > end:
+            for child in left.values():
+                os.kill(child, signal.SIGUSR1)
             time.sleep(0.5)
+            for child in left.values():
+                os.kill(child, signal.SIGSTOP)  # so that none tells of the end of another as if that were its own trouble
             for rank, child in left.items():
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-                failed.append(rank)
+                failed[rank] = f"was stopped, after {timeout} s or because another failed"
             break
         time.sleep(0.01)
     return failed
