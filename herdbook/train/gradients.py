@@ -162,6 +162,10 @@ class OneProcess:
         """What the first rank decides."""
         return decide()
 
+    def most(self, value: int) -> int:
+        """The largest value of any rank."""
+        return value
+
     def close(self) -> None:
         """The run is over."""
 

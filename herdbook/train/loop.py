@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ from herdbook.train.machine import faster_precision, measured_peak, prepare
 from herdbook.train.metrics import MetricsLog
 from herdbook.train.objective import Objective
 from herdbook.train.optimizer import Optimizers
+from herdbook.train.peak import Peak
 from herdbook.train.phases import Plan
 from herdbook.train.prefetch import Prefetcher
 from herdbook.train.settings import TrainSettings
@@ -118,6 +120,9 @@ class Run:
         self.skips = Skips(settings.max_skipped, spike=settings.spike)
         self.losses: list[float] = []
         self.validation: dict[str, float] = {}
+        self.most = Peak(self.device, not settings.compile and self.precision != "float8")
+        self.peak = Peak(self.device, able=not settings.compile and self.precision != "float8")
+        self.most_bytes = 0  # of any rank
         self.metrics: MetricsLog | None = None
         self.last: dict[str, Any] = {}  # the record of the step before
         self.ranking = Ranking(self.parallel.ranks, settings.parallel)
@@ -163,6 +168,8 @@ class Run:
         for key in ("tokens", "seconds", "flops", "full_flops", "losses", "validation"):
             setattr(self, key, found[key])
         self.done, self.last = found.get("done", False), found.get("last", {})
+        self.most.bytes = found.get("most_bytes", 0)
+        self.most_bytes = found.get("most_bytes", 0)
         self.skips = Skips(self.settings.max_skipped, *found["skips"], spike=self.settings.spike)
         log("resumed", step=self.step, of=self.plan.total_steps, folder=self.folder)
         if found["threads"] != self.threads:
@@ -210,7 +217,7 @@ class Run:
                 self.ledger.started()
             while self.step < total and not self.done:
                 self._meet(tracker)
-                record = self._one_step(peak)
+                record = self._counted_step(peak)
                 if record is None:
                     continue
                 self.step += 1
@@ -251,6 +258,15 @@ class Run:
         self._keep_record()
         self.ledger.lost(time.perf_counter() - start, 0, before)
         tracker.advance(self.step - before)
+
+    def _counted_step(self, peak: float) -> dict[str, Any] | None:
+        """One step; the first of a phase is watched for the bytes of tensors that it needs."""
+        if not self.most.able or (self.most.bytes and self.step != self.plan.at(self.step).first):
+            return self._one_step(peak)
+        with self.most.watching(chain(self.model.parameters(), self.model.buffers(), self.optimizers.state().values())):
+            record = self._one_step(peak)
+        self.most.bytes = self.parallel.most(self.most.bytes) if record else self.most.bytes
+        return record
 
     def _one_step(self, peak: float) -> dict[str, Any] | None:
         """Gradients of all micro-batches, summed, made a mean over all that was counted, clipped, applied.
@@ -341,7 +357,7 @@ class Run:
     def _standing(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Where the run stands: all that is needed to go on from here, tensors (`state`) and what JSON can hold."""
         keys = ("tokens", "seconds", "flops", "full_flops", "losses", "validation", "precision", "threads", "last")
-        run = {"step": self.step, **{key: getattr(self, key) for key in keys}}
+        run = {"step": self.step, "most_bytes": self.most.bytes, **{key: getattr(self, key) for key in keys}}
         run |= {"identity": self.identity, "skips": self.skips.state}
         return self.state(), run | {"done": self.done, "ledger": dict(self.ledger.kept)}
 
@@ -376,5 +392,7 @@ class Run:
             "mfu_full_attention": self.full_flops / seconds / peak,
             "skipped_steps": self.skips.total,
             "goodput": self.ledger.figures(),
+            **self.most.figures(),
+            "threads": self.threads,
             **self.validation,
         }

@@ -223,6 +223,10 @@ class Parallel(OneProcess):
         """What the first rank decides."""
         return self.ranks.from_first(decide)
 
+    def most(self, value: int) -> int:
+        """The largest value of any rank."""
+        return max(self.ranks.gathered(value))
+
     @torch.no_grad()
     def _judge(self, model: Any, objective: Objective, batch: Any) -> Tensor:
         """The summed loss of a whole batch, the same on every rank."""

@@ -229,6 +229,10 @@ class Replicas(OneProcess):
         """What the first rank of the group decides."""
         return self.inside.same(decide)
 
+    def most(self, value: int) -> int:
+        """The largest value of any rank of the group."""
+        return self.inside.most(value)
+
 
 def shared(size: int, unit: int, place: int, count: int, within: Part) -> tuple[int, int]:
     """Rows (start, stop) of a rank: `size` rows go to `count` groups in multiples of `unit`, then `within` a group."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from herdbook.model.documents import Documents
 from herdbook.train.alone import alone, compile_block
+from herdbook.train.peak import Tracker
 from herdbook.train.settings import TrainSettings
-from tests.support.memory import Tracker
 from tests.support.models import tiny_model
 
 TOKENS, LAYERS = 96, 4

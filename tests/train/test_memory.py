@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from inspect import signature
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,17 +20,18 @@ from herdbook.tokens.batches import Batch
 from herdbook.train import loss, memory
 from herdbook.train.distributed import Ranks
 from herdbook.train.inflight import in_flight
+from herdbook.train.loop import train
 from herdbook.train.memory import Load, need_of, needed, optimizer_bytes
 from herdbook.train.objective import NextToken
 from herdbook.train.optimizer import Optimizers
 from herdbook.train.parallel import Parallel
+from herdbook.train.peak import Peak, Tracker
 from herdbook.train.recompute import recompute
 from herdbook.train.settings import TrainSettings
 from herdbook.train.shares import held
 from herdbook.train.spread import local
 from herdbook.train.start import drawn_model
 from herdbook.train.topology import ParallelSettings, stages_of_rank
-from tests.support.memory import Tracker
 from tests.support.models import tiny_config
 from tests.support.ranks import run_ranks
 
@@ -238,3 +241,60 @@ def test_the_arithmetic_has_the_numbers_of_the_code_it_counts() -> None:
     assert (cpu_attention.BLOCK, cpu_attention.LONGEST) == (memory.ATTENTION_BLOCK, memory.ATTENTION_LONGEST)
     kernel = attention.varlen_attn
     assert kernel is None or memory.keys_repeated() == ("enable_gqa" not in signature(kernel).parameters)
+
+
+def test_a_tracker_counts_what_lies_there_at_once() -> None:
+    before = torch.ones(100)  # 400 bytes
+    with Tracker([before, before.view(10, 10)]) as tracker:
+        one = torch.ones(50)  # 600
+        other = one + 1  # 800, the most
+        del one
+        view = other[:10]
+        del other  # its 200 bytes are still there
+        (view + 1).sum()  # 40 and 4 more
+    assert (tracker.peak, tracker.now) == (800, 600)
+
+
+def run_figures(folder: Path, load: Load, batches: Any, parallel: Any = None) -> tuple[Any, dict[str, Any]]:
+    settings = settings_of(load)
+    settings = settings.model_copy(update={"steps": 2, "tensorboard": False, "checkpoint_every": 0, "threads": 1})
+    if parallel is None:
+        model: Any = Transformer(load.config)
+        model.initialize(1)
+    else:
+        model = drawn_model(parallel, load.config, settings)
+    return model, train(model, NextToken(), batches, settings, folder, parallel=parallel)
+
+
+def test_a_run_tells_the_bytes_that_its_fullest_step_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = load_of(rows=1, parallel={"recompute": "none"}, bf16=True)
+    source = SimpleNamespace(batch=lambda _: batch(load.rows, load.config.vocab_size, load.length))
+    model, figures = run_figures(tmp_path / "counted", load, source)
+    assert figures["memory"]["counted"] == "tensors"
+    assert figures["memory"]["peak_bytes"] == pytest.approx(needed(load).total, rel=0.05)
+    monkeypatch.setattr(Peak, "watching", lambda self, held: nullcontext())
+    same, others = run_figures(tmp_path / "not", load, source)
+    assert "memory" not in others
+    for one, other in zip(model.parameters(), same.parameters(), strict=True):
+        assert torch.equal(one, other)  # counting changes nothing
+
+
+def ranks_figures(folder: Path, loads: list[Load]) -> list[int]:
+    warnings.simplefilter("ignore")
+    found = []
+    for number, load in enumerate(loads):
+        parallel = Parallel(Ranks(load.parallel, torch.device("cpu")))
+        source = SimpleNamespace(batch=lambda _, load=load: batch(load.rows, load.config.vocab_size, load.length))
+        found.append(run_figures(folder / str(number), load, source, parallel)[1]["memory"]["peak_bytes"])
+    return found
+
+
+def test_ranks_tell_the_bytes_of_the_fullest_of_them(tmp_path: Path) -> None:
+    loads = [
+        load_of(parallel={"shard": 2}, rows=2),
+        load_of(parallel={"pipeline": 2}, rows=1, accumulate=3, shape={"vocab_size": 5000}),
+    ]
+    one, other = run_ranks(2, ranks_figures, tmp_path, loads)
+    assert one == other
+    for load, found in zip(loads, one, strict=True):
+        assert found == pytest.approx(needed(load).total, rel=0.06), load.parallel
