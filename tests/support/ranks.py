@@ -84,7 +84,7 @@ def _wait(children: list[int], timeout: float) -> dict[int, str]:
                 os.kill(child, signal.SIGUSR1)
             time.sleep(0.5)
             for child in left.values():
-                os.kill(child, signal.SIGSTOP)  # so that none tells of the end of another as if that were its own trouble
+                os.kill(child, signal.SIGSTOP)  # so that none tells of another's end as if that were its own trouble
             for rank, child in left.items():
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
