@@ -75,6 +75,7 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option(help="Run this stage and those it stands on; may be given again.")
     ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Most stages run side by side, those that can be.")] = 1,
     check: Annotated[bool, typer.Option("--check", help="Check the recipe, say what would run, and end.")] = False,
     engine: Annotated[
         Literal["native", "ray"] | None,
@@ -101,10 +102,11 @@ def run(
     if check:
         return
     try:
-        entries = running.run_recipe(checked, kept, only or ())
+        entries = running.run_recipe(checked, kept, only or (), jobs)
     except KeyboardInterrupt as error:
         words = [command(), "run", str(recipe), *(overrides or ())]
         words += [part for name in only or () for part in ("--only", name)]
+        words += ["--jobs", str(jobs)] if jobs > 1 else []
         words += ["--book", str(book)] if book != DEFAULT_BOOK else []
         console.err.print(f"herdbook: ended early; to go on where it was: {shlex.join(words)}", markup=False)
         raise typer.Exit(error.code if isinstance(error, running.Ended) else 130) from None

@@ -1,7 +1,8 @@
 """Reading a recipe: the whole of it is checked before anything runs, and all mistakes are told at once.
 
 A recipe is a YAML file: `stages` in the order they run, each with its `kind`, what it is fed `from`, and its
-settings beside them; `aims` over the measured figures; the `machine` that it is meant for. Settings may be changed on
+settings beside them; `aims` over the measured figures; the `machine` that it is meant for; a `seed` for all stages that
+are given none. Settings may be changed on
 the command line (`base.model.dim=256`) and may hold placeholders (`${python_library}`, `${recipe}`,
 `${env:NAME:-default}`).
 Relative paths are relative to the current folder, as everywhere on a command line; `${recipe}` is the recipe's.
@@ -27,7 +28,7 @@ from herdbook.settings import Settings, UserError
 from herdbook.stages import KINDS, StageKind
 from herdbook.train.devices import MachineSettings
 
-TOP_KEYS = ("name", "about", "machine", "stages", "aims")
+TOP_KEYS = ("name", "about", "machine", "seed", "stages", "aims")
 _STAGE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _PLACEHOLDER = re.compile(r"\$\$\{|\$\{([^}]*)\}")
 
@@ -80,14 +81,19 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     _unknown_keys(top, TOP_KEYS, "a recipe has no key", problems)
     raw = _raw_stages(root, problems)
     machine = {} if "machine" in raw else {"machine": top.get("machine") or Marked({}, root.origin, root.line)}
+    seed = top.get("seed")
     for word in overrides:
-        if word.startswith("machine.") and machine:
+        if word.startswith("seed=") and "seed" not in raw:
+            seed = parse_value(word.removeprefix("seed="), f"command line, {word}", problems)
+        elif word.startswith("machine.") and machine:
             machine = override(machine, word, problems)
         else:
             raw = override(raw, word, problems)
     raw = {name: node.map_text(_filler(path, problems)) for name, node in raw.items()}
     kinds = {name: kind for name, node in raw.items() if (kind := _kind(name, node, problems))}
+    raw = _seeded(raw, kinds, seed, problems)
     raw, kinds = expand(raw, kinds, problems)
+    raw = _seeded(raw, kinds, seed, problems)
     stages = dict(_stages(raw, kinds, problems))
     devices = _machine(machine.get("machine") or top.get("machine"), problems)
     aims = tuple(_aims(top.get("aims"), raw, problems))
@@ -95,6 +101,23 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(path, problems)
     name, about = _text(top.get("name"), path.stem), _text(top.get("about"), "")
     return Recipe(path, name, about, stages=stages, aims=aims, machine=devices)
+
+
+def _seeded(
+    raw: dict[str, Marked], kinds: dict[str, StageKind], seed: Marked | None, problems: list[Problem]
+) -> dict[str, Marked]:
+    """The stages, with the recipe's seed in each that has such a setting and is given none."""
+    if seed is None:
+        return raw
+    if not isinstance(seed.value, int) or isinstance(seed.value, bool) or seed.value < 0:
+        problems.append(seed.problem(f"'seed' is a whole number from 0 on, not {seed.bare()!r}"))
+        return raw
+    found = dict(raw)
+    for name, kind in kinds.items():
+        below = raw[name].value
+        if isinstance(below, dict) and "seed" in kind.settings_class().model_fields and "seed" not in below:
+            found[name] = replace(raw[name], value={**below, "seed": seed})
+    return found
 
 
 def _machine(node: Marked | None, problems: list[Problem]) -> MachineSettings:

@@ -110,13 +110,20 @@ def chosen(recipe: Recipe, only: Iterable[str]) -> set[str]:
     return wanted
 
 
-def run_recipe(recipe: Recipe, book: Book, only: Iterable[str] = ()) -> dict[str, Entry]:
-    """Run what is not in the book yet; stage name → entry, in order."""
+def run_recipe(recipe: Recipe, book: Book, only: Iterable[str] = (), jobs: int = 1) -> dict[str, Entry]:
+    """Run what is not in the book yet, at most `jobs` stages side by side; stage name → entry, in order.
+
+    Stages of a run on several machines follow each other, for the machines must agree on which is at work.
+    """
     entries: dict[str, Entry] = {}
     with ended_by_signals():
         tasks = plan(recipe, book, only)
         book.fingerprints.save()
         here = machines_of_run([getattr(task.settings, "parallel", None) for task in tasks])
+        if jobs > 1 and here.count == 1:
+            from herdbook.jobs import run_side_by_side
+
+            return run_side_by_side(book, tasks, jobs)
         before = {} if here.first else attempts(book, tasks)
         for task in tasks:
             entries[task.stage] = run_task(book, task) if here.first else follow_task(book, task, here, before)

@@ -171,7 +171,7 @@ def test_this_machines_own_gpu_counts_where_the_recipe_names_none(
     tool.write_text('#!/bin/sh\necho "NVIDIA A100-SXM4-40GB, 40960"\necho "NVIDIA A100-SXM4-40GB, 40960"\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    devices._driver.cache_clear()
+    devices._asked.cache_clear()
     try:
         found = of({"mfu": 0.4}, parallel={"shard": 2}, rows=2)
         assert (found.device.memory, found.device.peak) == (40.0, 312e12)
@@ -179,4 +179,4 @@ def test_this_machines_own_gpu_counts_where_the_recipe_names_none(
         with pytest.raises(UserError, match=r"NVIDIA A100-SXM4-40GB has 40\.0 GiB"):
             check_memory([found])
     finally:
-        devices._driver.cache_clear()
+        devices._asked.cache_clear()

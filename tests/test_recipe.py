@@ -302,3 +302,18 @@ def test_source_paths_are_found_wherever_they_stand(tmp_path: Path) -> None:
 def test_a_unions_other_branches_do_not_complain_besides(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, GOOD.replace("steps: 5", "steps: 5\n    start: {widht: 3}"))
     assert "base.start.widht" in str(found)
+
+
+def test_a_recipes_seed_is_that_of_every_stage_that_is_given_none(tmp_path: Path) -> None:
+    text = GOOD.replace("  base:", "  words: {kind: fake-raw}\n  base:")
+
+    def seeds(*overrides: str, head: str = "") -> list[int]:
+        found = read(tmp_path, head + text, *overrides)
+        return [found.stages[name].settings.seed for name in ("pages", "words")]  # type: ignore[attr-defined]
+
+    assert seeds() == [3, 1]
+    assert seeds("seed=7") == seeds(head="seed: 7\n") == [3, 7]
+    assert seeds("seed=7", "words.seed=2", head="seed: 5\n") == [3, 2]
+    assert [item.line for item in problems(tmp_path, "seed: one\n" + text)] == [1]
+    (told,) = problems(tmp_path, text, "seed=-1")
+    assert "'seed' is a whole number from 0 on, not -1" in told.message

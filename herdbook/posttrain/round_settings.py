@@ -170,6 +170,9 @@ class RoundsSettings(Settings):
     samples: int = Field(default=1, ge=1)
     """Rounds whose sampled dialogs a round's SFT learns from, the latest ones."""
 
+    seed: int = Field(default=0, ge=0)
+    """Seed of the whole: rounds of other seeds ask other requests and draw other answers."""
+
 
 class RoundsEndSettings(Settings):
     """The end of the rounds has nothing to set."""

@@ -47,6 +47,10 @@ class Plan:
         self.steps.append(Step(whole, kind, inputs, like, settings))
         return [whole]
 
+    def seed(self, number: int) -> int:
+        """The seed of a step that there is one of in each round, or for each member."""
+        return 1000 * self.settings.seed + number
+
     def averaged(self, own: str, kind: str, members: int, inputs: dict[str, list[str]]) -> tuple[list[str], list[str]]:
         """A step of `members` models and their average; the one that counts, and all that were trained."""
         if members == 1:
@@ -54,7 +58,7 @@ class Plan:
             return made, made
         made = []
         for member in range(1, members + 1):
-            made += self.add(f"{own}{member}", kind, inputs, kind, seed=member)
+            made += self.add(f"{own}{member}", kind, inputs, kind, seed=self.seed(member))
         average, fed = ("average_reward", "reward") if kind == "reward" else ("average", "model")
         return self.add(f"{own}_average", average, {fed: made}), made
 
@@ -62,12 +66,12 @@ class Plan:
         """The steps of one round; the gate's name."""
         own, members, given = f"round{number}", self.settings.members, self.inputs
         fed = {"model": [*self.best, *self.second], "requests": self.requests}
-        self.collected += self.add(f"{own}.collect", "collect", fed, seed=number, round=number)
+        self.collected += self.add(f"{own}.collect", "collect", fed, seed=self.seed(number), round=number)
         every = [*given.get("preferences", []), *self.collected]
         fed = {"model": self.base, "preferences": every}
         reward, _ = self.averaged(f"{own}.reward", "reward", members.reward, fed)
         fed = {"model": self.best, "requests": self.requests, "reward": reward}
-        self.sampled += self.add(f"{own}.sample", "sample", fed, seed=number)
+        self.sampled += self.add(f"{own}.sample", "sample", fed, seed=self.seed(number))
         fed = {"model": self.base, "dialogs": [*given.get("dialogs", []), *self.sampled[-self.settings.samples :]]}
         tuned, _ = self.averaged(f"{own}.sft", "sft", members.sft, fed)
         fed = {"model": tuned, "preferences": self.collected[-self.settings.latest :]}

@@ -82,6 +82,8 @@ def schema(kind: StageKind | None = None) -> dict[str, Any]:
             "name": {"type": "string"},
             "about": {"type": "string"},
             "stages": {"type": "object", "minProperties": 1, "additionalProperties": {"oneOf": list(stages.values())}},
+            "machine": {"type": "object"},
+            "seed": {"type": "integer", "minimum": 0, "description": "of every stage that is given none"},
             "aims": {"type": "object", "additionalProperties": number},
         },
         "$defs": definitions,

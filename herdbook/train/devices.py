@@ -7,6 +7,7 @@ entry. Figures are the makers': dense bf16 operations without sparsity, and the 
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -93,16 +94,40 @@ def here(processes: int) -> Device:
     return Device("cpu", psutil.virtual_memory().total / GIB / processes, None)
 
 
-@functools.cache
+def available_threads() -> int:
+    """OMP_NUM_THREADS where it is set, else the physical cores this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def visible_devices() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES names, else the numbers of all GPUs the driver knows; asks no torch."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    return [str(number) for number in range(len(_asked()))]
+
+
 def _driver() -> tuple[str, float] | None:
-    """Name and GiB of the first GPU, as the driver tells; asking torch would take seconds."""
+    """Name and GiB of the first GPU, as the driver tells; None without one."""
+    try:
+        name, mebibytes = _asked()[0].rsplit(",", 1)
+        return name.strip(), float(mebibytes) / 1024
+    except (IndexError, ValueError):
+        return None
+
+
+@functools.cache
+def _asked() -> list[str]:
+    """The driver's line of each GPU, `name, MiB`; asking torch would take seconds."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        return None
+        return []
     ask = [command, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        found = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()[0]
-        name, mebibytes = found.rsplit(",", 1)
-        return name.strip(), float(mebibytes) / 1024
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-        return None
+        return subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []

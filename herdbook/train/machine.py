@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from functools import lru_cache
 
-import psutil
 import torch
 from torch import Tensor
+
+from herdbook.train.devices import available_threads
 
 SIDE = 384  # of the trial product: larger than a cache line's worth of effects, smaller than a second's work
 REPEATS = 3
@@ -18,15 +18,6 @@ WORTH = 0.8  # bf16 must take less than this share of fp32's time: autocast itse
 def own_device() -> torch.device:
     """Where a run of one process trains: the accelerator torch was built for, when there is one, else the CPU."""
     return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
-
-
-def available_threads() -> int:
-    """OMP_NUM_THREADS where it is set, else the physical cores this process may use."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
 def prepare(threads: int | None) -> int:

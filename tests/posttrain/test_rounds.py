@@ -54,6 +54,21 @@ def test_the_reward_model_learns_from_all_rounds_and_preferences_from_the_latest
     assert len({found[f"chat.round{number}.sample"].settings["seed"] for number in (1, 2, 3, 4)}) == 4
 
 
+def test_rounds_of_another_seed_ask_and_draw_anew(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"""stages:
+  world: {{kind: fake-requests}}
+  base: {{kind: adopt, path: "{tmp_path}"}}
+  chat: {{kind: posttrain, from: {{model: base, requests: world, dialogs: world}}, rounds: 2}}
+"""
+    )
+    plain, third = (read_recipe(path, words).stages for words in ((), ("seed=3",)))
+    seeds = {name: (plain[name].settings.seed, stage.settings.seed) for name, stage in third.items() if "." in name}  # type: ignore[attr-defined]
+    assert seeds["chat.round2.sample"] == (2, 3002) and seeds["chat.round1.collect"] == (1, 3001)
+    assert seeds["chat.round2.sft"] == seeds["chat.start"] == (0, 3)
+
+
 def test_members_of_other_seeds_are_averaged() -> None:
     found = expanded(rounds=1, members={"reward": 2, "preference": 3})
     rewards = ["chat.round1.reward1", "chat.round1.reward2"]

@@ -104,6 +104,38 @@ def make_slow(settings: SlowSettings, raw: Path, start: Path | None, out: Path) 
     return {"total": total, "accuracy": {"value": 0.75, "low": 0.7, "high": 0.8, "n": 4}, "loss": float("nan")}
 
 
+class MeetSettings(Settings):
+    """Settings of `fake-meet`."""
+
+    place: str
+    """Folder in which the stages leave their marks."""
+
+    name: str
+    """This stage's mark."""
+
+    wait_for: tuple[str, ...] = ()
+    """Marks without which it does not end."""
+
+    fail: bool = False
+    """Fail when all marks are there."""
+
+
+def make_meet(settings: MeetSettings, out: Path, raw: Path | None = None) -> dict[str, Any]:
+    """Leave a mark, wait until others have left theirs, and say with how many threads."""
+    place = Path(settings.place)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / settings.name).write_text(f"{os.getpid()}")
+    print(f"met name={settings.name}", flush=True)
+    end = time.monotonic() + 30
+    while not all((place / name).exists() for name in settings.wait_for):
+        assert time.monotonic() < end, f"{settings.name} waited in vain"
+        time.sleep(0.01)
+    if settings.fail:
+        raise ZeroDivisionError("as it was told")
+    (out / "pages.txt").write_text(settings.name)
+    return {"threads": int(os.environ.get("OMP_NUM_THREADS", 0)), "devices": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+
+
 def _fail(how: str) -> None:
     if how == "user":
         raise UserError("there are no documents to train on; loosen the rules")
@@ -196,6 +228,14 @@ FAKES = (
         expand="tests.support.fakes:expand_rounds",
         gives="fake-model",
         takes={"raw": Takes("fake-pages")},
+    ),
+    StageKind(
+        name="fake-meet",
+        help="Waits for others.",
+        settings="tests.support.fakes:MeetSettings",
+        function="tests.support.fakes:make_meet",
+        gives="fake-pages",
+        takes={"raw": Takes("fake-pages", required=False)},
     ),
     StageKind(
         name="fake-raw",

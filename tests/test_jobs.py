@@ -1,0 +1,175 @@
+"""Stages side by side: they really are, they end as those of a lone run, and kills and failures leave nothing half."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from herdbook import jobs
+from herdbook.book import Book
+from herdbook.recipe import read_recipe
+from herdbook.run import Task, plan, run_recipe
+from herdbook.settings import UserError
+from herdbook.train.devices import visible_devices
+from tests.support import fakes  # noqa: F401  (registers the kinds)
+
+MEETING = """\
+stages:
+  first: {{kind: fake-meet, place: "{place}", name: a, wait_for: [b]}}
+  second: {{kind: fake-meet, place: "{place}", name: b, wait_for: [a]}}
+  last: {{kind: fake-meet, from: {{raw: first}}, place: "{place}", name: c}}
+"""
+SUMS = """\
+stages:
+  pages: {kind: fake-raw, seed: 3}
+  base: {kind: fake-slow, from: {raw: pages}, steps: 30, seconds: 0.05}
+  other: {kind: fake-slow, from: {raw: pages}, steps: 40, seconds: 0.05}
+  more: {kind: fake-slow, from: {raw: pages, model: base}, steps: 3}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text.format(place=folder / "place") if "{place}" in text else text)
+    return path
+
+
+def start(recipe: Path, book: Path, *more: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.fakes",
+        "run",
+        str(recipe),
+        "--book",
+        str(book),
+        "--jobs",
+        "2",
+        *more,
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(happened: object, process: subprocess.Popen[str]) -> None:
+    assert callable(happened)
+    end = time.monotonic() + 60
+    while not happened():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.01)
+
+
+def held(book: Path) -> dict[str, dict[str, bytes]]:
+    """Entry → everything it holds but when and how long; nothing else is in the book."""
+    return {
+        folder.name: {
+            str(item.relative_to(folder)): item.read_bytes()
+            for item in sorted(folder.rglob("*"))
+            if item.is_file() and item.name != "entry.json"
+        }
+        for folder in sorted(book.iterdir())
+        if not folder.name.startswith(".")
+    }
+
+
+def test_stages_that_wait_for_each_other_end_only_side_by_side(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    entries = run_recipe(read_recipe(written(tmp_path, MEETING)), Book(tmp_path / "book"), jobs=2)
+    assert list(entries) == ["first", "second", "last"]  # in the recipe's order
+    place = tmp_path / "place"
+    assert len({(place / name).read_text() for name in "abc"}) == 3
+    said = capfd.readouterr().err
+    assert "[second] met name=b" in said and "[last] running stage=last kind=fake-meet" in said
+
+
+def test_what_comes_out_is_what_a_lone_run_gives(tmp_path: Path) -> None:
+    checked = read_recipe(written(tmp_path, SUMS), ["base.seconds=0", "other.seconds=0"])
+    alone = run_recipe(checked, Book(tmp_path / "alone"))
+    beside = run_recipe(checked, Book(tmp_path / "beside"), jobs=3)
+    assert {name: (entry.id, entry.given, entry.metrics) for name, entry in alone.items()} == {
+        name: (entry.id, entry.given, entry.metrics) for name, entry in beside.items()
+    }
+    assert list(alone) == list(beside)
+    assert held(tmp_path / "alone") == held(tmp_path / "beside")
+
+
+@pytest.mark.parametrize("whom", ["runner", "stage"])
+def test_after_a_kill_the_same_command_ends_with_the_same_bytes(tmp_path: Path, whom: str) -> None:
+    recipe, book = written(tmp_path, SUMS), tmp_path / "book"
+    process = start(recipe, book)
+    until(lambda: len(list((book / ".work").glob("fake-slow-*/step-*"))) > 4, process)
+    children = psutil.Process(process.pid).children()
+    assert len(children) == 2  # base and other
+    (psutil.Process(process.pid) if whom == "runner" else children[0]).kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if whom == "runner" else 1)
+    if whom == "stage":
+        assert "was ended by SIGKILL, perhaps for want of memory: try fewer jobs" in errors
+    psutil.wait_procs(children, timeout=30)
+    assert not any(child.is_running() for child in children)  # none is left behind
+    assert not list((book / ".work").glob("fake-raw*.lock"))
+    again = start(recipe, book)
+    _, errors = again.communicate(timeout=60)
+    assert again.returncode == 0, errors
+    run_recipe(read_recipe(recipe, ["base.seconds=0.05"]), Book(tmp_path / "calm"), jobs=2)
+    assert held(book) == held(tmp_path / "calm")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_told_to_end_ends_all_its_stages(tmp_path: Path, number: int, code: int) -> None:
+    recipe, book = written(tmp_path, SUMS), tmp_path / "book"
+    process = start(recipe, book, "base.seconds=1", "other.seconds=1")
+    until(lambda: len(list((book / ".work").glob("fake-slow-*/step-*"))) > 1, process)
+    children = psutil.Process(process.pid).children()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code and "Traceback" not in errors
+    assert f"--jobs 2 --book {book}" in errors
+    assert not any(child.is_running() for child in children) and not list((book / ".work").glob("*.lock"))
+
+
+def test_a_failure_begins_nothing_new_and_leaves_what_runs_to_its_end(tmp_path: Path) -> None:
+    text = MEETING.replace("name: b,", "name: b, fail: true,").replace(
+        "wait_for: [b]}}", "wait_for: [b]}}\n  slow: {{kind: fake-slow, from: {{raw: first}}, steps: 3}}"
+    )
+    recipe, book = written(tmp_path, text), tmp_path / "book"
+    process = start(recipe, book, "first.wait_for=[b, gone]")
+    place = tmp_path / "place"
+    until(lambda: list((book / ".work").glob("*.error.log")), process)
+    time.sleep(0.2)
+    (place / "gone").touch()  # only now can the other one end
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "stage 'second' failed: ZeroDivisionError: as it was told" in errors
+    assert "to their end go on: first" in errors
+    assert [name.split("-")[0] for name in held(book)] == ["first"]
+
+
+def test_a_users_mistake_is_told_as_one(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, SUMS), ["other.fail=user"])
+    with pytest.raises(UserError, match="stage 'other': there are no documents to train on"):
+        run_recipe(recipe, Book(tmp_path / "book"), jobs=2)
+
+
+def tasks(tmp_path: Path) -> list[Task]:
+    return plan(read_recipe(written(tmp_path, SUMS)), Book(tmp_path / "book"))
+
+
+def test_threads_are_shared_where_anything_can_run_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert jobs.threads_of(tasks(tmp_path), 2) == {"pages": 8, "base": 4, "other": 4, "more": 4}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert set(jobs.threads_of(tasks(tmp_path), 3).values()) == {1}
+
+
+def test_each_job_has_accelerators_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b,GPU-c")
+    assert visible_devices() == ["GPU-a", "GPU-b", "GPU-c"]
+    shown = [jobs.environment(tasks(tmp_path)[1], slot, 2, 1)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)]
+    assert shown == ["GPU-a,GPU-c", "GPU-b"]
+    assert [jobs.devices_of(["0", "1"], slot, 3) for slot in (0, 1, 2)] == [["0"], ["1"], ["0"]]
