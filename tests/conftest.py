@@ -33,17 +33,17 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
 TOLD: list[str] = []  # lines for the end of a run, from wherever the tests ran
 
 
-def parity_lines() -> list[str]:
-    """How far each topology was from one process, where the tests of parallelism ran here."""
-    parity = sys.modules.get("tests.train.parity")
-    return parity.table() if parity is not None else []
+def lines_here() -> list[str]:
+    """How far each topology was from one process, and the ranks that were lost, where such tests ran here."""
+    parity, ranks = sys.modules.get("tests.train.parity"), sys.modules.get("tests.support.ranks")
+    return [*(parity.table() if parity is not None else []), *(ranks.LOST if ranks is not None else [])]
 
 
 def pytest_sessionfinish(session: Any) -> None:
     """A process that runs tests for another hands its lines over."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
-        output["lines"] = parity_lines()
+        output["lines"] = lines_here()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -54,7 +54,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print them."""
-    for line in TOLD or parity_lines():
+    for line in TOLD or lines_here():
         terminalreporter.write_line(line)
 
 

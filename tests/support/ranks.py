@@ -22,12 +22,32 @@ import torch
 import torch.distributed as dist
 
 
+LOST: list[str] = []
+"""What ranks left that hung or were ended by a signal, for the end of the test run."""
+
+
 class RankFailed(AssertionError):
     """A rank raised or was stopped; the message has its traceback."""
 
 
+class RankLost(RankFailed):
+    """A rank was ended by a signal, or all of them hung."""
+
+
 def run_ranks(count: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
-    """`function(*args)` on each of `count` ranks; what each returned, by rank."""
+    """`function(*args)` on each of `count` ranks; what each returned, by rank.
+
+    Ranks that hung or were ended by a signal get one more turn, since gloo on a busy machine can do that to a sound
+    program; what they left is told at the end of the test run, so that it does not go unseen.
+    """
+    try:
+        return _turn(count, function, args, timeout)
+    except RankLost as error:
+        LOST.append(f"a second turn for {getattr(function, '__name__', function)} on {count} ranks:\n{error}")
+        return _turn(count, function, args, timeout)
+
+
+def _turn(count: int, function: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> list[Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         children = [_fork(rank, count, folder, function, args, timeout) for rank in range(count)]
@@ -35,7 +55,10 @@ def run_ranks(count: int, function: Callable[..., Any], *args: Any, timeout: flo
         notes = [folder / f"{rank}.{kind}" for rank in range(count) for kind in ("error", "crash")]
         told = [note.read_text() for note in notes if note.exists() and note.stat().st_size]
         if failed or told:
-            raise RankFailed("\n".join([*(f"rank {rank} {how}" for rank, how in failed.items()), *told]))
+            crashed = any(how.startswith("was ended") for how in failed.values())
+            hung = failed and all(how.startswith("was stopped") for how in failed.values())
+            text = "\n".join([*(f"rank {rank} {how}" for rank, how in failed.items()), *told])
+            raise (RankLost if crashed or hung else RankFailed)(text)
         return [pickle.loads((folder / f"{rank}.result").read_bytes()) for rank in range(count)]
 
 
