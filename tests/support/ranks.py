@@ -21,7 +21,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-
 LOST: list[str] = []
 """What ranks left that hung or were ended by a signal, for the end of the test run."""
 
