@@ -45,7 +45,11 @@ register(
         help="Makes a pre-trained model a judge of answers: one number of each, learnt from which was preferred.",
         settings="herdbook.posttrain.preference_settings:RewardSettings",
         function="herdbook.posttrain.reward:reward",
-        takes={"model": Takes("model"), "preferences": Takes("preferences", many=True)},
+        takes={
+            "model": Takes("model"),
+            "preferences": Takes("preferences", many=True),
+            "unseen": Takes("preferences", required=False, many=True),
+        },
         gives="reward",
         resumes=True,
         headline=("tokens", "heldout.accuracy", "heldout.longest"),

@@ -31,11 +31,13 @@ class Pair:
     request: Request
     answers: tuple[str, str]
     models: tuple[str, str] = ("", "")
+    number: int = 0
+    """Which pair of its request it is."""
 
     @property
     def id(self) -> str:
-        """The request's id: there is one pair of each request."""
-        return str(self.request["id"])
+        """The request's id; of its further pairs with their number."""
+        return f"{self.request['id']}#{self.number + 1}" if self.number else str(self.request["id"])
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,29 @@ class Judgement:
 
 
 class Simulated:
-    """The world's annotator: truth by `verify`, a taste, and noise drawn from the seed and the pair's id."""
+    """The world's annotator: truth by `verify`, a taste, and errors drawn from the seed and the pair's id."""
 
-    def __init__(self, settings: TasteSettings, seed: int) -> None:
+    def __init__(self, settings: TasteSettings, seed: object) -> None:
         self.settings, self.seed = settings, seed
 
-    def annotate(self, pairs: Sequence[Pair]) -> list[Judgement | None]:
-        """One judgement per pair; None where the request carries no check, so that there is no truth."""
-        true = verdicts([pair.request for pair in pairs], [pair.answers for pair in pairs])
+    def annotate(
+        self, pairs: Sequence[Pair], true: Sequence[Sequence[float | None]] | None = None
+    ) -> list[Judgement | None]:
+        """One judgement per pair; None where the request carries no check, so that there is no truth.
+
+        `true` are the verdicts on each pair's answers, where they are known.
+        """
+        if true is None:
+            true = verdicts([pair.request for pair in pairs], [pair.answers for pair in pairs])
         return [self._judge(pair, worths) for pair, worths in zip(pairs, true, strict=True)]
 
     def _judge(self, pair: Pair, true: Sequence[float | None]) -> Judgement | None:
         first, second = true
         if first is None or second is None:
             return None
-        worths = [self.worth(pair, place, value) for place, value in enumerate((first, second))]
+        slipped = chance("slip", self.seed, pair.id) < self.settings.slips
+        seen = (second, first) if slipped else (first, second)
+        worths = [self.worth(pair, place, value) for place, value in enumerate(seen)]
         chosen = int(worths[1] > worths[0])
         reference = pair.request.get("reference")
         edits = max(first, second) < 1.0 and isinstance(reference, str) and reference not in pair.answers

@@ -30,10 +30,12 @@ def collect(settings: CollectSettings, models: dict[str, Path], requests: Path, 
     target = out / "preferences" / "preferences.jsonl"
     asked = read_requests(requests, settings)
     drawn = _draw(settings, models, asked, out)
-    pairs = [pair for pair in map(pair_of, asked, drawn) if pair is not None]
+    found = [pairs_of(request, own, settings.pairs) for request, own in zip(asked, drawn, strict=True)]
+    pairs = [pair for own in found for pair in own]
     if not pairs:
         raise UserError("no request got two answers that ended and differ; raise temperature, draws or max_tokens")
-    judged, bill = _judge(settings, pairs, out)
+    true = verdicts([pair.request for pair in pairs], [pair.answers for pair in pairs])
+    judged, bill = _judge(settings, pairs, true, out)
     rows = [preference(pair, found, settings.round) for pair, found in zip(pairs, judged, strict=True) if found]
     if not rows:
         raise UserError(f"none of {len(pairs)} pairs was judged")
@@ -45,10 +47,11 @@ def collect(settings: CollectSettings, models: dict[str, Path], requests: Path, 
         "requests": len(asked),
         "pairs": len(pairs),
         "preferences": len(rows),
-        "dropped": {"no_pair": len(asked) - len(pairs), "not_judged": len(pairs) - len(rows)},
+        "dropped": {"no_pair": sum(not own for own in found), "not_judged": len(pairs) - len(rows)},
         "edited": sum(row["edited"] is not None for row in rows),
         "strengths": {name: strengths[name] for name in STRENGTHS},
-        **_agreement(pairs, judged),
+        **_agreement(true, judged),
+        **(_repeated(settings, pairs, true, judged) if settings.annotator == "world" else {}),
         **rates([row for own in drawn for row in own]),
         **({"judge": bill} if bill else {}),
     }
@@ -66,23 +69,27 @@ def _draw(settings: CollectSettings, models: dict[str, Path], asked: list[Reques
     return [list(own) for own in zip(*found, strict=True)]
 
 
-def pair_of(request: Request, drawn: Sequence[Row]) -> Pair | None:
-    """The first two whole answers that differ, of different models where it can be; None when there are none.
+def pairs_of(request: Request, drawn: Sequence[Row], most: int) -> list[Pair]:
+    """Pairs of whole answers that differ, of different models where it can be; the same words are in one pair only.
 
     Answers are taken in turn from the models: the first of each, the second of each, and so on.
     """
     turns = zip(*([(row["model"], *item) for item in zip(row["answers"], row["ended"])] for row in drawn))
     able = [(model, answer) for turn in turns for model, answer, ended in turn if ended and answer]
-    if not able:
-        return None
-    model, answer = able[0]
-    others = [item for item in able if item[1] != answer]
-    other = next((item for item in others if item[0] != model), others[0] if others else None)
-    return None if other is None else Pair(request, (answer, other[1]), (model, other[0]))
+    found: list[Pair] = []
+    while able and len(found) < most:
+        model, answer = able[0]
+        others = [item for item in able if item[1] != answer]
+        if not others:
+            break
+        other = next((item for item in others if item[0] != model), others[0])
+        found.append(Pair(request, (answer, other[1]), (model, other[0]), len(found)))
+        able = [item for item in others if item[1] != other[1]]
+    return found
 
 
 def _judge(
-    settings: CollectSettings, pairs: list[Pair], out: Path
+    settings: CollectSettings, pairs: list[Pair], true: list[list[float | None]], out: Path
 ) -> tuple[list[Judgement | None], dict[str, float] | None]:
     """The judgement of each pair, going on from those in `out`; and the bill, where someone is paid."""
     if settings.annotator == "people":
@@ -90,8 +97,7 @@ def _judge(
 
         return ask_people(pairs, out / "judged.jsonl", settings), None
     if settings.annotator == "world":
-        simulated = Simulated(settings.taste, settings.seed)
-        return simulated.annotate(pairs), None
+        return Simulated(settings.taste, settings.seed).annotate(pairs, true), None
     assert settings.judge is not None
     judge = Judge(settings.judge, settings.seed)
 
@@ -128,9 +134,8 @@ def preference(pair: Pair, judged: Judgement, round: int) -> Row:
     return row | ({"tools": tools} if tools else {})
 
 
-def _agreement(pairs: list[Pair], judged: list[Judgement | None]) -> dict[str, Any]:
+def _agreement(true: list[list[float | None]], judged: list[Judgement | None]) -> dict[str, Any]:
     """Where verifiers tell two answers apart: how often the annotator chose the better; and what answers are worth."""
-    true = verdicts([pair.request for pair in pairs], [pair.answers for pair in pairs])
     known = [
         (found, first, second)
         for found, (first, second) in zip(judged, true, strict=True)
@@ -141,3 +146,16 @@ def _agreement(pairs: list[Pair], judged: list[Judgement | None]) -> dict[str, A
         return {}
     worth = mean([(first + second) / 2 for _, first, second in known])
     return {"agreement": proportion(sum(apart), len(apart)), "score": worth}
+
+
+def _repeated(
+    settings: CollectSettings, pairs: list[Pair], true: list[list[float | None]], judged: list[Judgement | None]
+) -> dict[str, Any]:
+    """How often the simulated annotator, asked again, chooses the same; of all pairs, and of each strength at first."""
+    again = Simulated(settings.taste, f"{settings.seed} again").annotate(pairs, true)
+    same = [(one.strength, one.chosen == two.chosen) for one, two in zip(judged, again, strict=True) if one and two]
+    figures = {"all": proportion(sum(alike for _, alike in same), len(same))}
+    for strength in STRENGTHS:
+        own = [alike for name, alike in same if name == strength]
+        figures[strength] = proportion(sum(own), len(own))
+    return {"repeated": figures}

@@ -77,6 +77,9 @@ class AnswersSettings(PosttrainSettings):
 class RewardSettings(AnswersSettings):
     """How a reward model is made of a pre-trained one (§4.1.2)."""
 
+    likelihood: float = Field(0.0, ge=0)
+    """By what an answer's log-probability per token makes its score; 0, the paper's way: a head at its last token."""
+
 
 class PreferenceSettings(AnswersSettings):
     """How a model learns to prefer the chosen answers (§4.1.4)."""

@@ -18,6 +18,14 @@ from tests.support.tokenizers import byte_tokenizer
 ROLE_WORDS = ("assistant", "user", "system", "ipython", " the ", " sheep")
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is kept between runs lies apart for each test."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "herdbook"
+
+
 @pytest.fixture(scope="session")
 def chat_tokenizer() -> Tokenizer:
     return byte_tokenizer(ROLE_WORDS)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from herdbook.corpus.quality.settings import EndpointSettings
 from herdbook.posttrain.annotators import STRENGTHS, Judge, Pair, Simulated, read_verdict, well_formed
 from herdbook.posttrain.asking import read_requests
-from herdbook.posttrain.collect import collect, pair_of
+from herdbook.posttrain.collect import collect, pairs_of
 from herdbook.posttrain.round_settings import CollectSettings, TasteSettings
 from herdbook.settings import UserError
 from tests.corpus.fake_endpoint import Answer, serving
@@ -54,7 +54,7 @@ def test_the_pair_is_of_both_models_and_the_chosen_answer_is_the_right_one(
     tmp_path: Path, chain: Path, requests: Path
 ) -> None:
     other = write_chain(tmp_path / "other", digits({"5": 1.0}, 1.0))
-    exact = {"noise": 0.0, "edits": 0.0}
+    exact = {"noise": 0.0, "edits": 0.0, "slips": 0.0}
     figures = collect(settings(taste=exact, round=3), {"a": chain, "b": other}, requests, tmp_path)
     rows = rows_of(tmp_path)
     assert figures["agreement"] == {**figures["agreement"], "value": 1.0}
@@ -89,7 +89,7 @@ def test_requests_whose_answers_all_agree_make_no_pair(tmp_path: Path, chain: Pa
         collect(settings(), {"a": sure}, requests, tmp_path)
 
 
-DRAWN = st.lists(st.tuples(st.sampled_from(["x", "y", ""]), st.booleans()), min_size=1, max_size=4)
+DRAWN = st.lists(st.tuples(st.sampled_from(["x", "y", "z", "w", ""]), st.booleans()), min_size=1, max_size=4)
 
 
 @given(st.lists(DRAWN, min_size=1, max_size=3))
@@ -100,7 +100,11 @@ def test_a_pair_is_found_whenever_there_is_one(drawn: list[list[tuple[str, bool]
     count = min(map(len, drawn))
     rows = [{**row, "answers": row["answers"][:count], "ended": row["ended"][:count]} for row in rows]
     able = {(row["model"], a) for row in rows for a, e in zip(row["answers"], row["ended"], strict=True) if e and a}
-    found = pair_of({"id": "r"}, rows)
+    many = pairs_of({"id": "r"}, rows, 9)
+    assert len({pair.id for pair in many}) == len(many) and pairs_of({"id": "r"}, rows, 1) == many[:1]
+    said = [answer for pair in many for answer in pair.answers]
+    assert len(set(said)) == len(said) and len(many) == len({answer for _, answer in able}) // 2
+    found = many[0] if many else None
     assert (found is None) == (len({answer for _, answer in able}) < 2)
     if found is not None:
         assert found.answers[0] != found.answers[1]
@@ -112,12 +116,40 @@ def test_a_pair_is_found_whenever_there_is_one(drawn: list[list[tuple[str, bool]
 
 def test_the_simulated_annotator_errs_as_often_as_its_noise_says() -> None:
     noise, many = 0.6, pairs(4000)
-    judged = Simulated(TasteSettings(noise=noise, length=0.0, form=0.0), 1).annotate(many)
+    taste = TasteSettings(noise=noise, length=0.0, form=0.0, slips=0.0)
+    judged = Simulated(taste, 1).annotate(many)
     wrong = sum(found.chosen == 1 for found in judged if found is not None) / len(many)
     expected = 0.5 * math.erfc(1 / (noise * math.sqrt(2)) / math.sqrt(2))  # two noises against a distance of 1
     assert abs(wrong - expected) < 4 * math.sqrt(expected * (1 - expected) / len(many))
-    again = Simulated(TasteSettings(noise=noise, length=0.0, form=0.0), 1).annotate(many)
-    assert again == judged != Simulated(TasteSettings(noise=noise, length=0.0, form=0.0), 2).annotate(many)
+    assert Simulated(taste, 1).annotate(many) == judged != Simulated(taste, 2).annotate(many)
+
+
+def test_slips_turn_the_truth_round_and_a_second_judgement_agrees_as_often_as_both_slip_or_neither(
+    tmp_path: Path, chain: Path, requests: Path
+) -> None:
+    taste: dict[str, Any] = {"noise": 0.0, "length": 0.0, "form": 0.0, "slips": 0.2}
+    judged = Simulated(TasteSettings(**taste), 1).annotate(pairs(4000))
+    wrong = sum(found.chosen == 1 for found in judged if found is not None) / 4000
+    assert abs(wrong - 0.2) < 4 * math.sqrt(0.2 * 0.8 / 4000)
+    figures = collect(settings(draws=8, taste=taste), {"a": chain}, requests, tmp_path)
+    repeated = figures["repeated"]["all"]  # each answer is a 7 or a 3, so verifiers tell every pair apart
+    assert repeated["n"] == figures["pairs"] > 250 and figures["repeated"]["significantly better"] == repeated
+    assert abs(repeated["value"] - (0.8**2 + 0.2**2)) < 4 * math.sqrt(0.68 * 0.32 / repeated["n"])
+
+
+def test_a_request_makes_as_many_pairs_as_are_asked_for_and_its_answers_suffice_for(
+    tmp_path: Path, requests: Path
+) -> None:
+    many = write_chain(tmp_path / "many", digits({str(digit): 0.125 for digit in range(1, 9)}, 1.0))
+    figures = collect(settings(draws=8, pairs=3, limit=100), {"a": many}, requests, tmp_path)
+    rows = rows_of(tmp_path)
+    assert 220 < len(rows) == figures["preferences"] <= 300 and figures["dropped"]["no_pair"] == 0
+    assert len({row["id"] for row in rows}) == len(rows)
+    by_prompt: dict[str, list[str]] = {}
+    for row in rows:
+        said = by_prompt.setdefault(json.dumps(row["prompt"]), [])
+        said += [row[side][0]["content"] for side in ("chosen", "rejected")]
+    assert len(by_prompt) == 100 and all(len(set(said)) == len(said) for said in by_prompt.values())
 
 
 def test_strength_taste_and_edits_are_as_set() -> None:

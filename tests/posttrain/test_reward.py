@@ -18,14 +18,16 @@ from herdbook.posttrain.answers import batches_of
 from herdbook.posttrain.preference_batches import AnswerBatches, encode_all
 from herdbook.posttrain.preference_settings import RewardSettings
 from herdbook.posttrain.preferences import read_preference
+from herdbook.posttrain.reading import AT_THE_END, Reading
 from herdbook.posttrain.reward import Ranking, RewardModel, reward
 from herdbook.settings import UserError
 from herdbook.tokens.dialog import encode_dialog
+from herdbook.tokens.texts import is_heldout
 from herdbook.tokens.tokenizer import Tokenizer
 from herdbook.train.metrics import read_metrics
 from tests.posttrain.conftest import Write
-from tests.posttrain.test_preference import rows
-from tests.support.models import tiny_config
+from tests.posttrain.test_preference import FOUR_RANKS, rows
+from tests.support.models import tiny_config, tiny_model
 from tests.train.parity import Case
 from tests.train.test_parallel import strays
 
@@ -158,14 +160,14 @@ def test_the_loss_of_a_batch_is_that_of_its_pairs_by_hand(judge: Path, chat_toke
 class RewardCase(Case):
     """A case of the parity table whose rows are prompts with their answers, scored."""
 
-    objective = Ranking()
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__(2, 2, steps=3)
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, reading: Reading = AT_THE_END, layers: int = 2) -> None:
+        super().__init__(layers, 2, steps=3)
+        self.tokenizer, self.objective, self.reading = tokenizer, Ranking(reading), reading
 
     def model(self, seed: int = 0) -> Any:
-        shape = {"layers": 2, "heads": 4, "kv_heads": 4, "vocab_size": self.tokenizer.vocab_size}
+        shape = {"layers": self.layers, "heads": 4, "kv_heads": 4, "vocab_size": self.tokenizer.vocab_size}
+        if self.reading.likelihood:
+            return tiny_model(seed, **shape)
         return lively(reward_shape(**shape))
 
     def batches(self) -> AnswerBatches:
@@ -178,6 +180,75 @@ def test_ranks_learn_rewards_as_one_process_does(tmp_path: Path, chat_tokenizer:
     how = {"FSDP": {"shard": 2}, "TP": {"tensor": 2}, "CP": {"context": 2}, "PP": {"pipeline": 2}}
     topologies = {f"reward: {name}": topology for name, topology in how.items()}
     assert strays(tmp_path, RewardCase(chat_tokenizer), topologies) == {}
+
+
+@pytest.mark.parametrize("weight", [0.0, 5.0])
+@pytest.mark.slow
+def test_four_ranks_learn_rewards_as_one_process_does(tmp_path: Path, chat_tokenizer: Tokenizer, weight: float) -> None:
+    assert strays(tmp_path, RewardCase(chat_tokenizer, Reading(weight), 4), FOUR_RANKS) == {}
+
+
+def likely(base: Path, weight: float) -> RewardModel:
+    """A language model whose answers' likelihoods are scores."""
+    return RewardModel(load_model(base / "model"), Tokenizer.load(base / "model"), Reading(weight))
+
+
+def test_scores_of_likelihood_are_those_of_transformers_for_each_dialog_alone(base: Path) -> None:
+    from transformers import LlamaForCausalLM
+
+    judge, peer = likely(base, 5.0), LlamaForCausalLM.from_pretrained(base / "model").eval()
+    tokenizer = judge.tokenizer
+    header = len(tokenizer.encode("assistant")) + len(tokenizer.encode("\n\n")) + 2
+    wanted = []
+    for prompt, answers in zip(PROMPTS[:2], ANSWERS[:2]):
+        first = len(encode_dialog(tokenizer, prompt).ids) + header
+        for answer in answers:
+            ids = torch.tensor(encode_dialog(tokenizer, [*prompt, {"role": "assistant", "content": answer}]).ids)
+            with torch.no_grad():
+                logs = peer(ids.unsqueeze(0)).logits[0].log_softmax(-1)
+            said = logs[torch.arange(first - 1, len(ids) - 2), ids[first:-1]]
+            wanted.append(5.0 * said.mean())
+    ours = judge.score(PROMPTS[:2], ANSWERS[:2])
+    torch.testing.assert_close(
+        torch.tensor([one for mine in ours for one in mine]), torch.stack(wanted), rtol=1e-4, atol=1e-4
+    )
+    assert torch.stack(wanted).std() > 0.1
+    (alone,) = judge.score(PROMPTS[:1], [ANSWERS[0][1:2]])
+    assert alone[0] == pytest.approx(ours[0][1], abs=1e-4)
+
+
+def test_how_a_score_is_read_is_kept_beside_the_model(tmp_path: Path) -> None:
+    AT_THE_END.save(tmp_path)
+    assert list(tmp_path.iterdir()) == [] and Reading.load(tmp_path) == AT_THE_END
+    Reading(2.0).save(tmp_path)
+    assert Reading.load(tmp_path) == Reading(2.0)
+    (tmp_path / "reward.json").write_text('{"likelihood": "much"}')
+    with pytest.raises(UserError, match="must say by what likelihood is multiplied"):
+        Reading.load(tmp_path)
+
+
+def test_unseen_pairs_judge_and_the_likelihood_at_first_is_the_rival(tmp_path: Path, base: Path, write: Write) -> None:
+    given, other = write("given", rows(40), "preferences"), write("other", rows(60), "preferences")
+    how = settings(steps=25, rows=4, heldout=0.2, peak_lr=3e-3, schedule="constant", edited=False, likelihood=2.0)
+    found = reward(how, base, [given], tmp_path / "out", unseen=[other])
+    data = [row for row in rows(60) if row["id"] not in {row["id"] for row in rows(40)}]
+    kept = found["preferences"]["unseen"]
+    assert kept["kept"] == found["unseen"]["accuracy"]["n"] == 20 + found["preferences"]["heldout"]
+    assert kept["trained_on"] == 40 - found["preferences"]["heldout"]
+    assert found["unseen"]["accuracy"]["value"] > 0.9 and found["unseen"]["longest"]["value"] == 0.0
+    # The rival, found by scoring each answer alone with the model at first.
+    judge, right = likely(base, 1.0), 0
+    heldout = [row for row in rows(40) if is_heldout(read_preference(row, "here").key, 0.2)]
+    for row in (*heldout, *data):
+        (one,) = judge.score([row["prompt"]], [[row["chosen"][0]["content"], row["rejected"][0]["content"]]])
+        right += one[0] > one[1]
+    assert found["unseen"]["likelihood"]["value"] == pytest.approx(right / kept["kept"], abs=1e-6)
+    model = RewardModel.load(tmp_path / "out")
+    assert model.reading == Reading(2.0)
+    (scores,) = model.score([[{"role": "user", "content": "3 + 3?"}]], [["6.", "It is 13, I am sure."]])
+    assert scores[0] > scores[1]
+    with pytest.raises(UserError, match="have prompts that are trained on"):
+        reward(settings(steps=1), base, [given], tmp_path / "again", unseen=[given])
 
 
 def test_a_reward_model_learns_what_was_preferred_where_length_says_the_opposite(
