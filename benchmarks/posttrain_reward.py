@@ -97,7 +97,9 @@ def main() -> None:
     result |= {"machine": machine(), "requests": len(rows)}
     if "start" not in result:  # the policy's own likelihood, untrained
         result["start"] = {"best_of": best_of(RewardModel(*policy(options.chat), Reading(1.0)), rows)}
-    runs = result["runs"].setdefault(key, {"command": command.replace(str(options.work), "WORK"), "seeds": {}})
+    runs = result["runs"].setdefault(
+        key, {"command": command.replace(str(options.work), "WORK").replace(str(options.out), "OUT"), "seeds": {}}
+    )
     for seed in options.seeds:
         if str(seed) in runs["seeds"]:
             continue

@@ -189,9 +189,10 @@ def reward(
         if examples
     }
     if judges:  # how likely the answers were before any training is the rival that a judge has to beat
-        before = begin(settings.model_copy(update={"lora": None}), folder, parallel, longest)
+        plain = settings.model_copy(update={"lora": None})
+        before = begin(plain, folder, parallel, longest)
         for judge in judges.values():
-            with_reference(judge.batches, before, folder, settings, parallel)
+            with_reference(judge.batches, before, folder, plain, parallel)
         del before
     trained = begin(settings, folder, parallel, longest, scores=not reading.likelihood)
     figures = train(trained, Ranking(reading), batches, settings, out, validate=judges.get("heldout"), parallel=groups)
