@@ -7,12 +7,15 @@ from herdbook.stages import StageKind, Takes, register
 register(
     StageKind(
         name="dialogs",
-        help="Reads dialogs from files of any known form and from answered requests: checked, in one form, each once.",
+        help="Reads dialogs from files of any form, answered requests and preferences: checked, one form, each once.",
         settings="herdbook.posttrain.settings:DialogsSettings",
         function="herdbook.posttrain.gather:gather",
-        takes={"requests": Takes("requests", required=False, many=True, folder="requests")},
+        takes={
+            "requests": Takes("requests", required=False, many=True, folder="requests"),
+            "preferences": Takes("preferences", required=False, many=True),
+        },
         gives="dialogs",
-        either=("requests", "files"),
+        either=("requests", "preferences", "files"),
         headline=("dialogs",),
     )
 )

@@ -6,10 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from herdbook.posttrain.settings import PosttrainSettings
+from herdbook.posttrain.settings import PosttrainSettings, Strength
 from herdbook.settings import InputPath, Settings, UserError
 
-Strength = Literal["significantly better", "better", "slightly better", "marginally better"]
 Loss = Literal["dpo", "ipo", "kto", "cpo", "simpo", "orpo"]
 
 WITH_REFERENCE = ("dpo", "ipo", "kto")

@@ -9,9 +9,11 @@ from pydantic import Field, model_validator
 from herdbook.settings import InputPath, Settings, UserError
 from herdbook.train.settings import TuningSettings
 
+Strength = Literal["significantly better", "better", "slightly better", "marginally better"]
+
 
 class DialogsSettings(Settings):
-    """Which dialogs are read from files and made of requests."""
+    """Which dialogs are read from files and made of requests and preferences."""
 
     files: tuple[InputPath, ...] = ()
     """Files or folders of dialogs: JSONL or Parquet with messages, prompt and completion, or conversations."""
@@ -21,6 +23,9 @@ class DialogsSettings(Settings):
 
     limit: int | None = Field(None, gt=0)
     """Most rows of each feeding stage or file, the first ones; all when not given."""
+
+    strengths: tuple[Strength, ...] = ("significantly better", "better")
+    """Preferences of these strengths give their chosen (or mended) answer; those that tell none are taken."""
 
 
 class PosttrainSettings(TuningSettings):

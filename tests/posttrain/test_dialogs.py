@@ -12,9 +12,12 @@ import pytest
 
 from herdbook.posttrain.dialogs import encode, read_dialog, read_dialogs
 from herdbook.posttrain.gather import gather
+from herdbook.posttrain.preference_batches import encode_all
+from herdbook.posttrain.preferences import STRENGTHS, read_preference
 from herdbook.posttrain.rows import read_rows, write_rows
 from herdbook.posttrain.settings import DialogsSettings
 from herdbook.settings import UserError
+from herdbook.tokens.dialog import encode_dialog
 from herdbook.tokens.tokenizer import Tokenizer
 from tests.posttrain.conftest import Write, sums
 
@@ -92,22 +95,43 @@ def test_gathering_takes_files_and_answered_requests_once_each(tmp_path: Path) -
         tmp_path / "more.jsonl", [{"prompt": "Hi", "completion": "Hello."}, {"prompt": "Bye", "completion": "Bye."}]
     )
     settings = DialogsSettings(files=(tmp_path / "more.jsonl",))
-    figures = gather(settings, [tmp_path / "world"], tmp_path / "out")
+    figures = gather(settings, [tmp_path / "world"], None, tmp_path / "out")
     assert figures == {"dialogs": 3, "repeated": 1, "tasks": {"chat": 1, "fact": 1, "other": 1}}
     rows = [json.loads(line) for line in (tmp_path / "out" / "dialogs" / "dialogs.jsonl").read_text().splitlines()]
     assert [row["messages"][-1]["content"] for row in rows] == ["Hello.", "Hi there.", "Bye."]
     assert [row["source"] for row in rows] == ["reference", "reference", "more.jsonl"]
-    only = gather(DialogsSettings(tasks=("chat",)), [tmp_path / "world"], tmp_path / "chat")
+    only = gather(DialogsSettings(tasks=("chat",)), [tmp_path / "world"], None, tmp_path / "chat")
     assert only["dialogs"] == 1
     with pytest.raises(UserError, match="found no dialogs"):
-        gather(DialogsSettings(tasks=("none",)), [tmp_path / "world"], tmp_path / "none")
+        gather(DialogsSettings(tasks=("none",)), [tmp_path / "world"], None, tmp_path / "none")
+
+
+def test_the_better_answers_of_preferences_are_dialogs(write: Write, chat_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "now", "parameters": {}}}]
+    call = {"role": "assistant", "content": '{"name": "now", "parameters": {}}'}
+    best = {"role": "assistant", "content": "Hello, you."}
+    bad = {"role": "assistant", "content": "No."}
+    rows = [
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [bad], "strength": "better", "task": "chat"},
+        {"prompt": [USER], "chosen": [bad], "rejected": [ANSWER], "strength": "marginally better", "task": "chat"},
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [bad], "edited": [best], "task": "fact"},
+        {"prompt": [USER], "chosen": [call], "rejected": [ANSWER], "tools": tools, "task": "tool"},
+        {"prompt": "Hm", "completion": "Hm.", "label": False},
+        {"prompt": "Hm", "completion": "Yes?", "label": True},
+    ]
+    figures = gather(DialogsSettings(), None, [write("pairs", rows, "preferences")], tmp_path / "out")
+    assert figures == {"dialogs": 4, "repeated": 0, "tasks": {"chat": 1, "fact": 1, "other": 1, "tool": 1}}
+    found = list(read_dialogs(tmp_path / "out"))
+    assert [dialog.messages[-1]["content"] for dialog in found] == ["Hello.", "Hello, you.", call["content"], "Yes?"]
+    assert [dialog.columns["source"] for dialog in found] == ["chosen", "edited", "chosen", "chosen"]
+    example = encode_all(chat_tokenizer, [read_preference(rows[3], "x")], 1000)[0]
+    learnt = encode(chat_tokenizer, found[2]).ids  # the same tokens as preference training reads of it
+    assert learnt == [*example.trunk.tolist(), *example.answers[0].ids.tolist()]
+    weak = gather(DialogsSettings(strengths=STRENGTHS), None, [tmp_path / "pairs"], tmp_path / "all")
+    assert weak["tasks"]["chat"] == 2
 
 
 def test_a_preferences_answers_are_told_their_tools(chat_tokenizer: Tokenizer) -> None:
-    from herdbook.posttrain.preference_batches import encode_all
-    from herdbook.posttrain.preferences import read_preference
-    from herdbook.tokens.dialog import encode_dialog
-
     tools = [{"type": "function", "function": {"name": "now", "parameters": {}}}]
     call = {"role": "assistant", "content": '{"name": "now", "parameters": {}}'}
     row = {"prompt": [USER], "chosen": [call], "rejected": [ANSWER], "tools": json.dumps(tools)}
