@@ -20,13 +20,16 @@ from torch import Tensor
 
 from herdbook.posttrain.preferences import Preference
 from herdbook.settings import UserError
-from herdbook.tokens.dialog import encode_dialog, encode_header
+from herdbook.tokens.dialog import encode_dialog
 from herdbook.tokens.rows import WholeRows, shuffled
 from herdbook.tokens.tokenizer import Tokenizer
 
 IGNORED = -100
 FORMAT, CONTENT = 1, 2
-"""Kinds of targets: headers and ends of messages, and what the assistant says; 0 for what is not its to say."""
+"""Kinds of targets: ends of messages, and what the assistant says; 0 for what is not its to say.
+
+Headers are not: whoever asks gives them, so fine-tuning never teaches them, and their cost would drown the answer's.
+"""
 
 NO_RANK = float("nan")
 """The rank of an answer that is compared with none."""
@@ -71,7 +74,6 @@ def encode_example(
 ) -> Example:
     """A prompt's messages and those of its answers as ids; UserError for messages that are none."""
     asked = encode_dialog(tokenizer, prompt, tools=tools).ids
-    header = encode_header(tokenizer, "assistant")
     ends = {tokenizer.special_tokens[name] for name in ("<|eot_id|>", "<|eom_id|>") if name in tokenizer.special_tokens}
     made = []
     for answer, rank in zip(answers, ranks, strict=True):
@@ -80,10 +82,6 @@ def encode_example(
         kinds = np.where(whole.answer, CONTENT, 0).astype(np.uint8)
         ids = np.array(whole.ids, np.uint32)
         kinds[(kinds == CONTENT) & np.isin(ids, list(ends))] = FORMAT
-        for place in range(len(asked), len(ids)):  # the header before what the assistant says is its own to say
-            start = place - len(header)
-            if whole.answer[place] and not whole.answer[place - 1] and whole.ids[start:place] == header:
-                kinds[start:place] = FORMAT
         made.append(Answer(ids[len(asked) - 1 :], kinds[len(asked) :], rank))
     return Example(np.array(asked[:-1], np.uint32), tuple(made), source)
 

@@ -90,13 +90,13 @@ class PreferenceSettings(AnswersSettings):
     """How strongly a difference counts; when not given 0.1, for simpo 2."""
 
     nll_weight: float | None = Field(None, ge=0)
-    """Weight of the chosen answer's cost per token, format included; when not given 0.2 for dpo, 1 for cpo and orpo."""
+    """Weight of the chosen answer's cost per token, ends included; when not given 0.2 for dpo, 1 for cpo and orpo."""
 
     margin: float | None = Field(None, ge=0)
     """By how much the chosen answer is to win with simpo; 1 when not given."""
 
     formatting_mask: bool = True
-    """Leave headers and ends of messages out of the preference loss, so that answers neither stop ending nor repeat."""
+    """Leave the ends of messages out of the preference loss, so that answers neither stop ending nor repeat."""
 
     kto_weights: tuple[float, float] = (1.0, 1.0)
     """Weights of desirable and undesirable answers with kto."""

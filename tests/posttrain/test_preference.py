@@ -68,20 +68,20 @@ def batches(tokenizer: Tokenizer, count: int, **changes: Any) -> AnswerBatches:
     generator = torch.Generator().manual_seed(1)
     found.reference = -20 * torch.rand(found.answers, 2, generator=generator).numpy()
     if changes.get("loss") == "kto":  # less likely than under nearly even odds, so that the baseline is above 0
-        sizes = [len(answer.kinds) for example in examples for answer in example.answers]
+        sizes = [(answer.kinds > 0).sum() for example in examples for answer in example.answers]
         found.reference[:, 1] = -6.2 * np.array(sizes) + found.reference[:, 1] / 4
     return found
 
 
 def dialog_logprobs(model: Any, tokenizer: Tokenizer, prompt: list[Any], answer: list[Any]) -> tuple[Tensor, Tensor]:
-    """Summed log-probability of an answer's header and end, and of its content, by transformers on the whole dialog."""
-    asked = len(encode_dialog(tokenizer, prompt).ids)
+    """Summed log-probability of the ends of an answer, and of its content, by transformers on the whole dialog."""
     whole = encode_dialog(tokenizer, [*prompt, *answer])
     ids = torch.tensor([whole.ids])
     each = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
-    content = torch.tensor(whole.answer) & (ids[0] != tokenizer.eot_id)
-    content, inside = content[1:], torch.arange(1, ids.shape[1]) >= asked
-    return each[inside & ~content].sum(), each[inside & content].sum()
+    asked = len(encode_dialog(tokenizer, prompt).ids)
+    said = torch.tensor(whole.answer) & (torch.arange(ids.shape[1]) >= asked)  # not what it said before
+    content = said & (ids[0] != tokenizer.eot_id)
+    return each[(said & ~content)[1:]].sum(), each[content[1:]].sum()
 
 
 def test_answers_in_one_row_have_the_likelihoods_that_transformers_finds_for_each(
@@ -129,7 +129,7 @@ def test_dpos_loss_and_gradient_of_a_batch_are_those_by_transformers_and_hand(
         for place, answer in enumerate(source.answers):
             form, content = dialog_logprobs(peer, chat_tokenizer, source.prompt, answer)
             held = torch.from_numpy(data.reference[first + place]).double()
-            length = len(data.examples[example].answers[place].kinds)
+            length = int((data.examples[example].answers[place].kinds > 0).sum())
             gain = content - held[1] if masked else form + content - held.sum()
             sides.append((gain, -(form + content) / length))
         for winner in range(len(sides)):
@@ -198,10 +198,10 @@ def test_a_call_of_a_tool_is_content_and_its_end_is_format(chat_tokenizer: Token
     assert "Counts." in chat_tokenizer.decode(example.trunk)
     chosen = example.answers[0]
     said = [chat_tokenizer.decode(chosen.ids[1:][chosen.kinds == kind]) for kind in (CONTENT, FORMAT, 0)]
-    header = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    first, second = (f"<|start_header_id|>{role}<|end_header_id|>\n\n" for role in ("assistant", "ipython"))
     assert said[0] == '{"name": "count", "parameters": {"of": "sheep"}}Five.'
-    assert said[1] == f"{header}<|eom_id|>{header}<|eot_id|>"
-    assert said[2] == "<|start_header_id|>ipython<|end_header_id|>\n\n5<|eot_id|>"
+    assert said[1] == "<|eom_id|><|eot_id|>"
+    assert said[2] == f"{first}{second}5<|eot_id|>{first}"
 
 
 class PreferenceCase(Case):
