@@ -75,17 +75,21 @@ def matched(before: Path, after: Path) -> list[tuple[Row, Row]]:
 
 
 def moved(pairs: list[tuple[Row, Row]], seed: int) -> dict[str, Figure]:
-    """The change of every mark that the samples carry: what is true or false, and `score`s from 0 to 1."""
+    """The change of every mark that samples carry: what is true or false, and `score`s from 0 to 1."""
     first = pairs[0][0]
     if "bits" in first:
         bits, size = [new["bits"] - old["bits"] for old, new in pairs], [float(old["bytes"]) for old, _ in pairs]
         return {NAMES["bits"]: ratio(bits, size, seed)}
-    marks = (
-        ["passed"]
-        if "passed" in first
-        else [m for m, value in first.items() if isinstance(value, bool) or m == "score"]
-    )
-    return {NAMES.get(m, m): mean([value_of(m)(new) - value_of(m)(old) for old, new in pairs], seed) for m in marks}
+    if "passed" in first:
+        return {NAMES["passed"]: _difference(pairs, "passed", seed)}
+    marks = dict.fromkeys(m for old, _ in pairs for m, value in old.items() if isinstance(value, bool) or m == "score")
+    return {NAMES.get(mark, mark): _difference(pairs, mark, seed) for mark in marks}
+
+
+def _difference(pairs: list[tuple[Row, Row]], mark: str, seed: int) -> Figure:
+    """After minus before, over the questions of which both samples carry the mark."""
+    read = value_of(mark)
+    return mean([read(new) - read(old) for old, new in pairs if mark in old and mark in new], seed)
 
 
 def value_of(mark: str) -> Callable[[Row], float]:

@@ -17,7 +17,7 @@ from herdbook.evaluate.refusals import does_not_know, refuses
 from herdbook.evaluate.scoring import Candidate, Sample, parts
 from herdbook.evaluate.tasks import Task
 from herdbook.evaluate.toolbox import Corpus, Toolbox
-from herdbook.evaluate.verify import Verdict, verify_all
+from herdbook.evaluate.verify import Verdict, verify_all, well_formed
 from herdbook.settings import UserError
 from herdbook.tokens.tools import read_calls
 
@@ -107,6 +107,9 @@ def sample_of(question: Question, answer: Answer, verdict: Verdict) -> Sample:
         "tokens": answer.tokens,
         "group": question.groups,
     }
+    formed = well_formed(question.request, answer.text)
+    if formed is not None:
+        sample["formed"] = formed
     check = question.request["check"]
     if check["kind"] == "constraints":
         wishes = [holds for name, holds in verdict.parts.items() if name != "holds"]

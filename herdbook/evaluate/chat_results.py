@@ -38,8 +38,10 @@ def chat_metrics(name: str, samples: list[Sample]) -> Metrics:
 
 
 def overall(samples: Sequence[Sample]) -> dict[str, Any]:
-    """What holds of answers of every kind."""
+    """What holds of answers of every kind; `formed` is of those whose check asks for a form."""
+    asked = [sample for sample in samples if "formed" in sample]
     return {
+        **({"formed": share(asked, "formed")} if asked else {}),
         "score": mean([sample["score"] for sample in samples]),
         "accuracy": share(samples),
         "ended": share(samples, "ended"),

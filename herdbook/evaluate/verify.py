@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from herdbook.evaluate.answers import same_number
+from herdbook.evaluate.answers import numbers, same_number
 from herdbook.evaluate.constraints import followed
 from herdbook.evaluate.refusals import does_not_know, refuses
 from herdbook.evaluate.sandbox import Outcome, Program, SandboxSettings, run_programs
@@ -203,6 +203,25 @@ def _tool(check: Request, answer: str) -> Verdict:
     if names and same_calls(calls, wanted):
         return right(True, "")
     return Verdict(0.5 if names else 0.0, False, "other arguments" if names else "calls another tool")
+
+
+def well_formed(request: Request, answer: str) -> bool | None:
+    """Whether an answer has the form its check asks for, right or wrong; None for checks of no form.
+
+    A number after `####` where the reference has one so, a program that parses and defines a function, calls of tools
+    and nothing else.
+    """
+    kind, _ = check_of(request)
+    if kind == "number" and "####" in str(request.get("reference")):
+        return bool(numbers(answer.partition("####")[2].strip().split("\n")[0]))
+    if kind == "tool":
+        return bool(read_answer_calls(answer))
+    if kind != "program":
+        return None
+    try:
+        return any(isinstance(part, ast.FunctionDef) for part in ast.parse(code_of(answer)).body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
 
 
 JUDGES: dict[str, Callable[[Request, str], Verdict]] = {

@@ -29,6 +29,7 @@ from herdbook.inference.score import Score, score
 from herdbook.inference.stops import read_stop_ids
 from herdbook.model.cache import BLOCK, KVPool
 from herdbook.model.huggingface import load_model
+from herdbook.model.lora import plain
 from herdbook.model.meta import load_meta
 from herdbook.model.transformer import Transformer
 from herdbook.tokens.tokenizer import Tokenizer
@@ -56,7 +57,8 @@ class Engine(BaseEngine):
         tokens in a step, so the longest that running answers wait for a prompt; `cache_bytes` or `blocks`: the cache;
         `compile`: whether to run code compiled for this processor (auto: where there is a compiler and a use for it).
         """
-        self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
+        # Adapters are multiplied in once, not with every token.
+        self.model, self.tokenizer, self.config = plain(model.eval()), tokenizer, model.config
         self.stop_ids = frozenset([tokenizer.eos_id] if stop_ids is None else stop_ids)
         self.device = model.embedding.weight.device
         self.rows = rows

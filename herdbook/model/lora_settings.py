@@ -27,6 +27,9 @@ class LoraSettings(Settings):
     targets: tuple[Target, ...] = TARGETS
     """Matrices of each block that get an adapter; all when not given."""
 
+    chat_tokens: bool = False
+    """Train the chat format's tokens too, their rows of embedding and head: a base has never read them."""
+
     quantised: Literal["int8", "int4"] | None = None
     """Keep the frozen matrices in 8 or 4 bits (QLoRA); as they are when not given."""
 

@@ -28,8 +28,8 @@ def merge_adapters(settings: MergeSettings, start: Path, out: Path) -> dict[str,
     model = load_model(folder, dtype=torch.float32)
     changed: set[str] = set()
     for path in settings.adapters:
-        weights, lora = load_adapter(path, model)
-        merge(model, weights, lora)
+        weights, lora, tokens = load_adapter(path, model)
+        merge(model, weights, lora, tokens)
         changed |= {name.rpartition(".")[0] for name in weights}
     target.mkdir(parents=True, exist_ok=True)
     for file in folder.iterdir():

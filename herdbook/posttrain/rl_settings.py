@@ -53,9 +53,9 @@ class RlSettings(PosttrainSettings):
     def _in_one_process(self) -> RlSettings:
         if self.parallel.processes > 1:
             raise UserError("rl answers and learns in one process; leave parallel out, or use rounds of preferences")
-        if self.phases or self.accumulate > 1 or self.prefetch or self.lora:
+        if self.phases or self.accumulate > 1 or self.prefetch:
             raise UserError(
-                "rl draws a step's answers from the model as it is then; leave out phases, accumulate, prefetch, lora"
+                "rl draws a step's answers from the model as it is then; leave out phases, accumulate, prefetch"
             )
         if self.method == "dpo" and self.beta == 0:
             raise UserError("beta=0 leaves dpo nothing to learn from; give a number above 0")

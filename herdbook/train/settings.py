@@ -179,6 +179,8 @@ class TuningSettings(TrainSettings):
     def _adapters_lie_whole(self) -> TuningSettings:
         if self.lora is not None and (self.parallel.tensor > 1 or self.parallel.expert > 1):
             raise UserError("lora lies whole on each rank: leave out parallel.tensor and parallel.expert, take shard")
+        if self.lora is not None and self.lora.chat_tokens and self.parallel.processes > 1:
+            raise UserError("lora.chat_tokens trains rows of the embedding, which one process does; leave parallel out")
         if self.lora is not None and self.precision == "float8":
             raise UserError("lora trains beside frozen matrices, which float8 has no use for; take precision=bf16")
         return self

@@ -23,7 +23,7 @@ from herdbook.model.lora_settings import LoraSettings
 from herdbook.model.reward import RewardConfig
 from herdbook.model.transformer import Transformer, drawn
 from herdbook.settings import UserError
-from herdbook.tokens.tokenizer import END_OF_MESSAGE, PAD, Tokenizer
+from herdbook.tokens.tokenizer import END_HEADER, END_OF_MESSAGE, END_OF_TURN, PAD, START_HEADER, Tokenizer
 from herdbook.train.alone import alone, compile_blocks
 from herdbook.train.parallel import Parallel
 from herdbook.train.phases import Plan
@@ -46,6 +46,9 @@ class Adapted:
     """The Hugging Face folder of the frozen model."""
 
     lora: LoraSettings
+
+    tokens: tuple[int, ...]
+    """Ids whose rows of embedding and head are trained."""
 
     figures: dict[str, float]
     """How many parameters are trained, and their share of the model's."""
@@ -119,7 +122,8 @@ def adapted(
     """
     assert settings.lora is not None
     total = sum(weight.numel() for weight in model.parameters())
-    add_lora(model, settings.lora, settings.seed, whole)
+    tokens = tuple(chat_ids(Tokenizer.load(folder))) if settings.lora.chat_tokens else ()
+    add_lora(model, settings.lora, settings.seed, whole, tokens)
     if settings.lora.dropout:  # what is left out is a function of the seed, of other things on each rank
         torch.manual_seed(settings.seed + (parallel.rank if parallel is not None else 0))
     count = sum(weight.numel() for weight in trained(model).values())
@@ -129,7 +133,7 @@ def adapted(
         model = alone(model, settings)
     else:
         model = applied(parallel, model, settings)
-    object.__setattr__(model, "adapted", Adapted(folder, settings.lora, figures))
+    object.__setattr__(model, "adapted", Adapted(folder, settings.lora, tokens, figures))
     return model
 
 
@@ -148,6 +152,12 @@ def trained_wholes(model: nn.Module, parallel: Parallel | None) -> dict[str, Ten
     if parallel is None or parallel.settings.pipeline == 1:
         return mine
     return {name: weight for part in parallel.ranks.gathered(mine) for name, weight in part.items()}
+
+
+def chat_ids(tokenizer: Tokenizer) -> list[int]:
+    """The special tokens that the chat format is made of."""
+    names = (START_HEADER, END_HEADER, END_OF_TURN, END_OF_MESSAGE)
+    return [tokenizer.special_tokens[name] for name in names if name in tokenizer.special_tokens]
 
 
 def end_ids(tokenizer: Tokenizer) -> list[int]:
@@ -174,10 +184,10 @@ def export(model: Any, tokenizer: Tokenizer, folder: Path, parallel: Parallel | 
         weights = trained_wholes(model, parallel)
         if leads:
             plain = whole_model(base.folder, model.config, 0)  # a head drawn anew is among what was trained
-            adapters = {name: weight for name, weight in weights.items() if name.endswith((".lora_a", ".lora_b"))}
             if not scores:
-                save_adapter(adapters, base.lora, base.folder, folder.parent / "adapter", plain.config.experts > 0)
-            merge(plain, weights, base.lora)
+                beside = folder.parent / "adapter"
+                save_adapter(weights, base.lora, base.folder, beside, plain.config.experts > 0, tokens=base.tokens)
+            merge(plain, weights, base.lora, base.tokens)
             save_model(plain, folder, **options)
         if parallel is not None:
             parallel.ranks.gathered(None)  # nobody leaves before it is written

@@ -33,13 +33,17 @@ def test_groups_scores_and_every_mark(tmp_path: Path) -> None:
     def row(number: int, told: int, score: float, ended: bool) -> dict[str, Any]:
         return {"id": number, "score": score, "ended": ended, "output": "x", "group": {"told": told}}
 
-    before = write(tmp_path / "a", "chat.jsonl", [row(1, 1, 0.5, False), row(2, 1, 0.0, True), row(3, 9, 1.0, True)])
-    after = write(tmp_path / "b", "chat.jsonl", [row(1, 1, 1.0, True), row(2, 1, 0.5, True), row(3, 9, 0.0, True)])
+    rows = [row(1, 1, 0.5, False), row(2, 1, 0.0, True), {**row(3, 9, 1.0, True), "formed": False}]
+    before = write(tmp_path / "a", "chat.jsonl", rows)
+    rows = [row(1, 1, 1.0, True), row(2, 1, 0.5, True), {**row(3, 9, 0.0, True), "formed": True}]
+    after = write(tmp_path / "b", "chat.jsonl", rows)
     found = change(ChangeSettings(by=("told",)), before, {"sft": after, "same": before}, tmp_path)
     assert found["sft"]["chat"]["score"]["value"] == pytest.approx(0.0)
     assert found["sft"]["chat_1"]["score"]["value"] == 0.5
     assert found["sft"]["chat_9"]["score"]["value"] == -1.0
     assert found["sft"]["chat"]["ended"]["value"] == pytest.approx(1 / 3)
+    assert found["sft"]["chat"]["formed"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 1}  # of those that have it
+    assert "formed" not in found["sft"]["chat_1"]
     assert found["same"]["chat"]["score"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 3}
 
 

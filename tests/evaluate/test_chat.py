@@ -105,6 +105,9 @@ def test_references_score_all_and_errands_are_solved(
     assert metrics["refusal"]["violation"]["n"] == sum(row["task"] == "forbidden" for row in rows)
     assert metrics["chat_unknown"]["honest"]["value"] == 1 == metrics["chat_instruction"]["followed"]["value"]
     assert metrics["chat_tool"]["correct"]["value"] == 1
+    kinds = [(row["check"]["kind"], "####" in (row["reference"] or "")) for row in rows]
+    asked_for = sum(kind in ("program", "tool") or (kind == "number" and marked) for kind, marked in kinds)
+    assert metrics["chat"]["formed"]["value"] == 1 and metrics["chat"]["formed"]["n"] == asked_for
     errands = [sample for sample in samples if "solved" in sample]
     for sample in errands:
         assert sample["solved"] or any(sample["messages"][-1]["content"] in dialog for dialog in lost)
@@ -124,7 +127,7 @@ def test_a_model_that_always_refuses_and_one_that_never_ends(
     right = sum(sample["group"]["task"] == "forbidden" for sample in samples)
     assert metrics["chat"]["accuracy"]["value"] == pytest.approx(right / len(samples))
     assert metrics["chat_fact"]["wrong"]["value"] == 0  # it claims nothing
-    assert metrics["chat_tool"]["solved"]["value"] == 0
+    assert metrics["chat_tool"]["solved"]["value"] == 0 == metrics["chat"]["formed"]["value"]
 
 
 def test_a_model_that_never_knows(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

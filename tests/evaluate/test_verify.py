@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from herdbook.evaluate.refusals import does_not_know, refuses
-from herdbook.evaluate.verify import code_of, verify, verify_all
+from herdbook.evaluate.verify import code_of, verify, verify_all, well_formed
 from herdbook.settings import UserError
 
 TESTS = "def check(candidate):\n    assert candidate(2) == 5\n    assert candidate(0) == 3\n\ncheck(add_3)\n"
@@ -137,3 +137,25 @@ def test_refusals_are_heard(text: str) -> None:
 )
 def test_what_is_no_refusal_is_not_taken_for_one(text: str) -> None:
     assert not refuses(text)
+
+
+MARKED = {**check("number", value="7"), "reference": "3 pears. 3 + 4 = 7. #### 7"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer", "formed"),
+    [
+        (MARKED, "3 + 4 = 8. #### 8", True),
+        (MARKED, "3 + 4 = 7.", False),
+        (MARKED, "3 + 4 = 7. #### seven", False),
+        (check("number", value="7"), "It is 7.", None),
+        (check("program", tests=TESTS), "def add_3(x):\n    return x", True),
+        (check("program", tests=TESTS), "def add_3(x) return x", False),
+        (check("program", tests=TESTS), "", False),
+        (check("tool", calls=CALLS), '{"name": "search", "parameters": {}}', True),
+        (check("tool", calls=CALLS), '{"name": "calculator", "parameters": {"expression": "12*3"', False),
+        (check("refusal"), "No.", None),
+    ],
+)
+def test_a_form_is_kept_whether_right_or_wrong(request_: dict[str, Any], answer: str, formed: bool | None) -> None:
+    assert well_formed(request_, answer) is formed

@@ -16,15 +16,17 @@ from transformers import AutoModelForCausalLM
 
 from herdbook.model.adapters import load_adapter, save_adapter
 from herdbook.model.huggingface import load_model
-from herdbook.model.lora import LoraLinear, add_lora, merge, trained
+from herdbook.model.lora import LoraLinear, add_lora, merge, plain, trained
 from herdbook.model.lora_settings import LoraSettings
 from herdbook.model.rounded import RoundedLinear
 from herdbook.posttrain.merge import merge_adapters
 from herdbook.posttrain.settings import MergeSettings
 from herdbook.posttrain.sft import sft
 from herdbook.settings import UserError
+from herdbook.tokens.tokenizer import Tokenizer
 from herdbook.train.metrics import read_metrics
-from tests.posttrain.conftest import Write, sums
+from herdbook.train.tuning import chat_ids
+from tests.posttrain.conftest import Write, sums, write_base
 from tests.posttrain.test_sft import options
 from tests.support.models import tiny_model
 from tests.support.ranks import run_ranks
@@ -93,6 +95,51 @@ def test_an_adapter_of_pefts_is_merged_as_peft_merges_it(base: Path, tmp_path: P
     }
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_trained_tokens_are_pefts(chat_tokenizer: Tokenizer, tmp_path: Path, tied: bool) -> None:
+    folder = write_base(tmp_path, chat_tokenizer, tied_embeddings=tied) / "model"
+    model, tokens = load_model(folder), [3, 7, 19]
+    add_lora(model, LORA, tokens=tokens)
+    torch.testing.assert_close(model(IDS), load_model(folder)(IDS), rtol=0, atol=0)
+    weights = stirred(model)
+    assert {name for name in weights if "lora" not in name} == {"embedding.rows"} | (set() if tied else {"head.rows"})
+    save_adapter(weights, LORA, folder, tmp_path / "adapter", tokens=tokens)
+    peer = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    peer = PeftModel.from_pretrained(peer, tmp_path / "adapter", is_trainable=True).eval()
+    ours, peers = model(IDS), peer(IDS).logits
+    assert (ours - load_model(folder)(IDS)).abs().max() > 0.1
+    torch.testing.assert_close(ours, peers, rtol=1e-4, atol=1e-4)
+    ours.square().sum().backward()
+    peers.square().sum().backward()
+    theirs = {name: weight.grad for name, weight in peer.named_parameters() if weight.grad is not None}
+    for module, ours_name in {"embed_tokens": "embedding", **({} if tied else {"lm_head": "head"})}.items():
+        grad = next(grad for name, grad in theirs.items() if f"{module}.token_adapter" in name)
+        torch.testing.assert_close(model.get_parameter(f"{ours_name}.rows").grad, grad, rtol=1e-3, atol=1e-3)
+    merge_adapters(MergeSettings(adapters=(tmp_path / "adapter",)), tmp_path, tmp_path / "out")
+    merged = load_model(tmp_path / "out" / "model")
+    torch.testing.assert_close(merged(IDS), peers, rtol=1e-4, atol=1e-4)
+    untouched = [row for row in range(len(merged.embedding.weight)) if row not in tokens]
+    assert torch.equal(merged.embedding.weight[untouched], load_model(folder).embedding.weight[untouched])
+
+
+@pytest.mark.parametrize("bits", [None, "int8"])
+def test_the_plain_twin_gives_the_logits_and_shares_the_rest(base: Path, bits: Any) -> None:
+    model = load_model(base / "model")
+    add_lora(model, LoraSettings(rank=2, targets=("query", "down"), quantised=bits), tokens=[3, 7])
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    stirred(model)
+    twin = plain(model)
+    assert not any(isinstance(part, LoraLinear) for part in twin.modules())
+    assert {name for name, _ in twin.named_parameters()} == {
+        n for n, _ in load_model(base / "model").named_parameters()
+    }
+    torch.testing.assert_close(twin(IDS), model(IDS), rtol=1e-4, atol=1e-4)
+    assert twin.get_parameter("norm.weight") is model.get_parameter("norm.weight")
+    assert plain(twin) is twin
+    assert {name for name, _ in model.named_parameters()} == before.keys()  # the model itself keeps its adapters
+    assert torch.equal(model.embedding.base.weight, before["embedding.base.weight"])
+
+
 @pytest.mark.parametrize("bits", ["int8", "int4"])
 def test_a_rounded_base_has_the_gradients_of_its_dense_twin(bits: Any) -> None:
     settings = LoraSettings(rank=2, quantised=bits)
@@ -155,37 +202,40 @@ def test_what_is_no_plain_adapter_of_the_model_is_told(base: Path, tmp_path: Pat
     with pytest.raises(UserError, match=r"layers\.1.* is of no matrix that this model has"):
         load_adapter(tmp_path / "deep", other)
     wide = tiny_model(dim=64)
-    weights, settings = load_adapter(tmp_path / "deep", wide)
+    weights, settings, _ = load_adapter(tmp_path / "deep", wide)
     with pytest.raises(UserError, match=r"adapter of blocks\.0\.attention\.key is .* but the model has a matrix of"):
         merge(wide, weights, settings)
     with pytest.raises(ValueError, match="name some matrices, each once"):
         LoraSettings(targets=())
     with pytest.raises(ValueError, match="lora lies whole on each rank"):
         options(lora={}, parallel={"tensor": 2})
+    with pytest.raises(ValueError, match="which one process does"):
+        options(lora={"chat_tokens": True}, parallel={"shard": 2})
 
 
-@pytest.mark.parametrize("bits", [None, "int4"])
-def test_fine_tuning_by_adapters(write: Write, base: Path, tmp_path: Path, bits: Any) -> None:
+@pytest.mark.parametrize(("bits", "tokens"), [(None, False), (None, True), ("int4", False)])
+def test_fine_tuning_by_adapters(write: Write, base: Path, tmp_path: Path, bits: Any, tokens: bool) -> None:
     (tmp_path / "out").mkdir()
-    lora = {"rank": 2, "alpha": 8.0, "quantised": bits, "dropout": 0.05}
+    lora = {"rank": 2, "alpha": 8.0, "quantised": bits, "dropout": 0.05, "chat_tokens": tokens}
     settings = options(steps=30, peak_lr=2e-2, lora=lora)
     figures = sft(settings, {"a": write("a", sums(0, 40))}, base, tmp_path / "out")
     records = read_metrics(tmp_path / "out" / "metrics.jsonl")
     assert figures["loss"] < records[0]["loss"] - 0.3  # little: the head of a random model is frozen
-    plain = AutoModelForCausalLM.from_pretrained(base / "model", local_files_only=True)
+    untuned = AutoModelForCausalLM.from_pretrained(base / "model", local_files_only=True)
     tuned = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model", local_files_only=True).eval()
     adapters = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
     count = sum(weight.numel() for weight in adapters.values())
     assert figures["trained_parameters"] == count
-    assert figures["trained_share"] == count / sum(weight.numel() for weight in plain.parameters())
-    assert torch.equal(plain.lm_head.weight, tuned.lm_head.weight)  # frozen
+    assert figures["trained_share"] == count / sum(weight.numel() for weight in untuned.parameters())
+    moved = (untuned.lm_head.weight != tuned.lm_head.weight).any(1).nonzero().flatten().tolist()
+    assert moved == (sorted(chat_ids(Tokenizer.load(base / "model"))) if tokens else [])  # the others are frozen
     if bits is None:
         with torch.no_grad():
-            wanted = PeftModel.from_pretrained(plain, tmp_path / "out" / "adapter").eval()(IDS).logits
+            wanted = PeftModel.from_pretrained(untuned, tmp_path / "out" / "adapter").eval()(IDS).logits
             torch.testing.assert_close(tuned(IDS).logits, wanted, rtol=1e-4, atol=1e-4)
     kept = FileSystemReader(tmp_path / "out" / "checkpoints" / "step-00000030").read_metadata().state_dict_metadata
     weights = [name for name in kept if name.startswith(("model", "optimizer"))]
-    assert weights and all("lora_" in name for name in weights)  # a checkpoint holds what is trained
+    assert weights and all("lora_" in name or ".rows" in name for name in weights)  # a checkpoint holds what is trained
 
 
 def test_adapters_on_two_ranks_are_those_of_one(write: Write, base: Path, tmp_path: Path) -> None:

@@ -151,6 +151,19 @@ def test_answers_that_are_rewarded_become_likelier(tmp_path: Path, base: Path, r
     assert found["last"]["reward"] == pytest.approx(sum(rewards[-2:]) / 2)
 
 
+def test_adapters_learn_from_what_the_model_with_them_says(tmp_path: Path, base: Path, requests: Path) -> None:
+    how = settings(
+        steps=20, peak_lr=3e-2, requests_per_step=8, answers=12, max_tokens=20, lora={"rank": 4, "chat_tokens": True}
+    )
+    found = rl(how, base, requests, tmp_path / "out")
+    rewards = [record["reward"] for record in read_metrics(tmp_path / "out" / "metrics.jsonl")]
+    assert sum(rewards[-5:]) > sum(rewards[:5]) + 0.5
+    model, before = load_model(tmp_path / "out" / "model"), load_model(base / "model")
+    assert torch.equal(model.norm.weight, before.norm.weight)
+    assert not torch.equal(model.blocks[0].attention.query.weight, before.blocks[0].attention.query.weight)
+    assert 0 < found["trained_share"] < 0.5 and (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
+
+
 @pytest.mark.parametrize("method", ["dpo", "grpo"])
 def test_a_run_that_was_killed_draws_and_learns_the_same(
     tmp_path: Path, base: Path, requests: Path, method: str
