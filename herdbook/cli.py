@@ -344,6 +344,30 @@ def plan(
 
 
 @app.command()
+def scale(
+    runs: Annotated[
+        str, typer.Argument(help="A CSV of trained models (parameters, tokens, loss), or a book's ladder.")
+    ],
+    target: Annotated[
+        float | None, typer.Option(help="Operations to forecast for; 8 times the largest budget.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    book: BookOption = DEFAULT_BOOK,
+) -> None:
+    """Fit scaling laws to trained models: best size by compute, a larger model's loss, what over-training costs."""
+    from herdbook.book import Book
+    from herdbook.report.text import show
+    from herdbook.scale import scale as scaling
+
+    lines, figures = scaling(runs, Book(book), target, out)
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+    else:
+        show(lines)
+
+
+@app.command()
 def why(
     url: Annotated[str, typer.Argument(help="The address of a page.")],
     entry: Annotated[str | None, typer.Option(help="The documents to look in; all of the book's if left out.")] = None,

@@ -10,9 +10,9 @@ import numpy as np
 from herdbook.scaling.fitting import Ladder, LawsSettings, fit_ladder
 from herdbook.scaling.forecast import fit_sigmoid
 from herdbook.scaling.isoflop import IsoFlop
-from herdbook.scaling.laws import Fit
 from herdbook.scaling.runs import Runs, make_runs
 
+UNIT = "loss, bits per byte of held-out pages"
 DOTS = 150  # of a centimetre's picture
 
 
@@ -21,24 +21,27 @@ def laws(
 ) -> dict[str, Any]:
     """The `laws` stage: fit (scaling/fitting.py), then draw."""
     found = fit_ladder(settings, model, results or {}, out)
-    draw(out, found)
+    draw(out, found, UNIT)
     return found.figures
 
 
-def draw(out: Path, ladder: Ladder) -> None:
-    """Write isoflop.png, optimum.png, forecast.png and, where there are exams, score.png into `out`."""
+def draw(out: Path, ladder: Ladder, loss: str = "loss") -> None:
+    """Write isoflop.png, optimum.png, forecast.png and, where there are exams, score.png into `out`.
+
+    `loss` is what the losses are called beside the axes.
+    """
     from matplotlib.figure import Figure
 
-    runs, curves, fitted, coming, exams = ladder.runs, ladder.curves, ladder.fitted, ladder.coming, ladder.exams
+    runs, curves, coming, exams = ladder.runs, ladder.curves, ladder.coming, ladder.exams
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
-    _isoflop(axes, runs, curves)
+    _isoflop(axes, runs, curves, loss)
     figure.savefig(out / "isoflop.png", dpi=DOTS)
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     _optimum(figure.subplots(), curves, coming["flops"])
     figure.savefig(out / "optimum.png", dpi=DOTS)
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    _forecast(figure.subplots(), runs, curves, fitted, coming)
+    _forecast(figure.subplots(), ladder, loss)
     figure.savefig(out / "forecast.png", dpi=DOTS)
     if exams:
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
@@ -46,7 +49,7 @@ def draw(out: Path, ladder: Ladder) -> None:
         figure.savefig(out / "score.png", dpi=DOTS)
 
 
-def _isoflop(axes: Any, runs: Runs, curves: IsoFlop) -> None:
+def _isoflop(axes: Any, runs: Runs, curves: IsoFlop, loss: str) -> None:
     """Loss over tokens, a colour a budget, as the paper's figure 2."""
     for number, curve in enumerate(curves.curves):
         colour = f"C{number}"
@@ -55,7 +58,7 @@ def _isoflop(axes: Any, runs: Runs, curves: IsoFlop) -> None:
         grid = np.geomspace(tokens.min(), tokens.max(), 100)
         axes.plot(grid, curve.at(grid), color=colour, linewidth=1, label=f"{curve.flops:.2g}")
         axes.plot([curve.tokens], [curve.loss], "x", color=colour, markersize=8)
-    axes.set(xscale="log", xlabel="training tokens", ylabel="loss, bits per byte of held-out pages")
+    axes.set(xscale="log", xlabel="training tokens", ylabel=loss)
     axes.legend(title="FLOPs", frameon=False)
 
 
@@ -71,8 +74,9 @@ def _optimum(axes: Any, curves: IsoFlop, target: float) -> None:
     axes.set_title(f"tokens = {curves.tokens.coefficient:.3g} · FLOPs^{curves.tokens.exponent:.3f}", fontsize=10)
 
 
-def _forecast(axes: Any, runs: Runs, curves: IsoFlop, fitted: Fit, coming: dict[str, Any]) -> None:
+def _forecast(axes: Any, ladder: Ladder, name: str) -> None:
     """Loss along the frontier and the forecast."""
+    runs, curves, fitted, coming = ladder.runs, ladder.curves, ladder.fitted, ladder.coming
     flops = np.array([curve.flops for curve in curves.curves])
     grid = np.geomspace(flops.min(), coming["flops"], 60)
     best = make_runs(
@@ -88,7 +92,7 @@ def _forecast(axes: Any, runs: Runs, curves: IsoFlop, fitted: Fit, coming: dict[
         [coming["flops"]], [loss["value"]], [[loss["value"] - loss["low"]], [loss["high"] - loss["value"]]],
         fmt="s", color="C3", capsize=3, label=f"forecast {loss['value']:.4f}",
     )  # fmt: skip
-    axes.set(xscale="log", xlabel="compute, FLOPs", ylabel="loss, bits per byte of held-out pages")
+    axes.set(xscale="log", xlabel="compute, FLOPs", ylabel=name)
     axes.legend(frameon=False)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from pydantic import Field
 
 from herdbook.files import read_json, write_json, write_text
 from herdbook.scaling.forecast import Forecast, forecast
-from herdbook.scaling.isoflop import IsoFlop, isoflop
+from herdbook.scaling.isoflop import IsoFlop, envelope_of, isoflop
 from herdbook.scaling.laws import LAWS, Fit, bootstrap, compare, fit
+from herdbook.scaling.overtrain import overtrained
 from herdbook.scaling.runs import Runs, make_runs
 from herdbook.settings import Settings, UserError
 
@@ -65,15 +66,11 @@ def fit_ladder(settings: LawsSettings, model: dict[str, Path], results: dict[str
     """Fit laws to the models of the named entries; writes runs.csv and laws.json to `out`.
 
     Losses are bits per byte of held-out pages. `results` are exams of the same models, named MODEL-exam. The figures
-    are the exponents, the constants, every law's error on the largest budget, and the forecast. Raises UserError as
-    `isoflop`.
+    are `fit_runs`' and the scores'. Raises UserError as `isoflop`.
     """
     runs = read_entries(model)
-    curves = isoflop(runs, seed=settings.seed)
-    fitted = fit(LAWS[FORM], runs)
-    draws = bootstrap(fitted, runs, DRAWS, settings.seed)
-    target = settings.target or 8 * float(runs.flops.max())
-    coming = _coming(fitted, draws, curves, target)
+    found, draws = fit_runs(settings, runs)
+    curves, fitted, coming, target = found.curves, found.fitted, found.coming, found.coming["flops"]
     exams = {task: found for task, found in read_exams(model, results).items() if len(found["score"]) >= 3}
     scores = {task: _score(runs, curves, found, target, settings) for task, found in exams.items()}
     _write_csv(out / "runs.csv", list(model), runs, exams)
@@ -85,6 +82,19 @@ def fit_ladder(settings: LawsSettings, model: dict[str, Path], results: dict[str
     write_json(out / "laws.json", kept)
     for task, one in scores.items():
         coming[f"score_{task}"] = {"value": one.score, "low": one.score_low, "high": one.score_high}
+    return replace(found, exams=exams)
+
+
+def fit_runs(settings: LawsSettings, runs: Runs) -> tuple[Ladder, np.ndarray]:
+    """Everything that is fitted to runs without exams, whoever trained them, and the law's bootstrap draws (draws, K).
+
+    The figures are the exponents by all three approaches, the constants, every law's error on the largest budget, the
+    forecast, and what over-training costs and saves at the forecast's operations. Raises UserError as `isoflop`.
+    """
+    curves = isoflop(runs, seed=settings.seed)
+    fitted = fit(LAWS[FORM], runs)
+    draws = bootstrap(fitted, runs, DRAWS, settings.seed)
+    coming = _coming(fitted, draws, curves, settings.target or 8 * float(runs.flops.max()))
     low, high = curves.tokens.interval()
     figures = {
         "runs": len(runs),
@@ -93,10 +103,40 @@ def fit_ladder(settings: LawsSettings, model: dict[str, Path], results: dict[str
         "tokens_coefficient": curves.tokens.coefficient,
         "noise": curves.noise,
         "constants": fitted.constants,
+        "approaches": approaches(runs, curves, fitted, draws),
         "held_out": compare(runs),
         "forecast": coming,
+        "overtrained": _overtrained(fitted, coming["flops"]),
     }
-    return Ladder(runs, curves, fitted, coming, exams, figures)
+    return Ladder(runs, curves, fitted, coming, {}, figures), draws
+
+
+def approaches(runs: Runs, curves: IsoFlop, fitted: Fit, draws: np.ndarray) -> dict[str, Any]:
+    """The exponent of the best size by Hoffmann's three approaches; the first has no interval.
+
+    `without` says why where one of them cannot be taken with these runs.
+    """
+    low, high = curves.tokens.interval()
+    names = list(fitted.law.constants)
+    alpha, beta = names.index("alpha"), names.index("beta")
+    slopes = draws[:, beta] / (draws[:, alpha] + draws[:, beta])
+    third_low, third_high = np.quantile(slopes, [0.025, 0.975])
+    third = fitted.searched[beta] / (fitted.searched[alpha] + fitted.searched[beta])
+    found: dict[str, Any] = {}
+    try:
+        found["envelope"] = {"value": envelope_of(runs)[1]}
+    except UserError as error:
+        found["envelope"] = {"without": str(error)}
+    found["isoflop"] = {"value": 1 - curves.tokens.exponent, "low": 1 - high, "high": 1 - low}
+    found["parametric"] = {"value": float(third), "low": float(third_low), "high": float(third_high)}
+    return found
+
+
+def _overtrained(fitted: Fit, flops: float) -> list[dict[str, Any]] | dict[str, str]:
+    try:
+        return [asdict(one) for one in overtrained(fitted, flops)]
+    except UserError as error:  # a law whose loss falls towards one end has no optimum to start from
+        return {"without": str(error)}
 
 
 def read_entries(entries: dict[str, Path]) -> Runs:

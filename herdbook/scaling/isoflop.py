@@ -167,6 +167,27 @@ def _line(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> tuple[float, float
     return mean_y - slope * mean_x, slope
 
 
+def envelope_of(runs: Runs) -> tuple[float, float]:
+    """The first approach on finished runs: the curve of a size is made of its runs of several budgets.
+
+    These are better curves than one run's losses on the way, whose learning rate has not yet come down. Raises
+    UserError when fewer than three sizes were trained for several budgets, and as `envelope`.
+    """
+    sizes, flops, losses = [], [], []
+    for size in np.unique(runs.parameters):
+        own = np.flatnonzero(runs.parameters == size)
+        if len(own) > 1:
+            order = own[np.argsort(runs.flops[own], kind="stable")]
+            sizes.append(size)
+            flops.append(runs.flops[order])
+            losses.append(runs.loss[order])
+    if len(sizes) < 3:
+        raise UserError(
+            f"the envelope needs at least three sizes trained for several budgets each; there are {len(sizes)}"
+        )
+    return envelope(flops, losses, np.array(sizes))
+
+
 def envelope(
     flops: Sequence[np.ndarray], losses: Sequence[np.ndarray], parameters: np.ndarray, points: int = 100
 ) -> tuple[float, float]:

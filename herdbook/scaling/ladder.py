@@ -42,6 +42,12 @@ class LadderSettings(Settings):
     length: int = Field(512, gt=1)
     """Tokens of a row."""
 
+    batch_tokens: int | None = Field(None, gt=0)
+    """Tokens of a step at the largest budget, in whole rows; `run.rows` says how many at every budget when empty."""
+
+    batch_power: float = Field(0.37, ge=0, le=1)
+    """Power of the budget that a step's tokens grow with (§3.2.1: from 250K at 6e18 FLOPs to 4M at 1e22)."""
+
     rope_theta: float = Field(10_000.0, gt=0)
     """Base of the rotary frequencies."""
 
@@ -71,6 +77,13 @@ class LadderSettings(Settings):
             "ffn_dim": -(-width * 8 // 3 // 16) * 16, "max_length": self.length, "rope_theta": self.rope_theta,
         }  # fmt: skip
 
+    def rows(self, budget: float) -> int | None:
+        """Rows of a step at that budget, which may be a larger one than any here; None when `run` says."""
+        if self.batch_tokens is None:
+            return None
+        tokens = self.batch_tokens * (budget / max(self.budgets)) ** self.batch_power
+        return max(1, round(tokens / self.length))
+
     def chosen(self, budget: float) -> list[int]:
         """The widths of a budget's models, ascending."""
 
@@ -92,7 +105,9 @@ def steps(name: str, settings: Settings, inputs: dict[str, tuple[str, ...]]) -> 
         for width in settings.chosen(budget):
             run = f"{name}.c{number}.w{width}"
             models.append(run)
-            given = {"model": settings.shape(width), "flops": budget, "length": settings.length}
+            given: dict[str, Any] = {"model": settings.shape(width), "flops": budget, "length": settings.length}
+            if rows := settings.rows(budget):
+                given["rows"] = rows
             made.append(Step(run, "pretrain", {"tokens": list(inputs["tokens"])}, "run", given))
             if settings.tasks:
                 exams.append(f"{run}-exam")

@@ -44,8 +44,12 @@ class Runs:
         """The same runs with other losses."""
         return Runs(self.parameters, self.tokens, loss, self.flops, self.more)
 
-    def budgets(self, tolerance: float = 0.05) -> list[np.ndarray]:
-        """Indices of the runs of each compute budget, ascending; in one, neighbours' FLOPs are within `tolerance`."""
+    def budgets(self, tolerance: float = 0.15) -> list[np.ndarray]:
+        """Indices of the runs of each compute budget, ascending; in one, neighbours' FLOPs are within `tolerance`.
+
+        Budgets are at least half as large again as the one below, but a budget's runs differ: a row's documents are of
+        many lengths, so how much attention a run has is known only afterwards, and counts most in small models.
+        """
         order = np.argsort(self.flops, kind="stable")
         steps = np.flatnonzero(np.diff(np.log(self.flops[order])) > tolerance)
         return np.split(order, steps + 1)

@@ -102,6 +102,14 @@ def test_widths_are_chosen_about_the_optimum() -> None:
     assert SETTINGS.chosen(8e12)[-1] >= SETTINGS.chosen(1e12)[-1]
 
 
+def test_steps_grow_with_the_budget_as_the_papers() -> None:
+    paper = LadderSettings(budgets=(6e18, 1e22), length=4096, batch_tokens=4_194_304)
+    assert [paper.rows(budget) for budget in paper.budgets] == [pytest.approx(64, abs=5), 1024]  # 250K and 4M tokens
+    small = LadderSettings(budgets=(1.25e11, 1e12), length=128, batch_tokens=512)
+    assert [small.rows(budget) for budget in (1e6, 1.25e11, 1e12, 8e12)] == [1, 2, 4, 9]
+    assert SETTINGS.rows(1e12) is None
+
+
 RECIPE = """
 stages:
   world: {kind: world, seed: 3, people: 6, places: 6, animals: 6, language_facts: 6, language_problems: 20,
@@ -132,6 +140,15 @@ def test_a_recipe_becomes_runs_exams_and_laws(tmp_path: Path) -> None:
     assert settings["flops"] == 6e9 and settings["rows"] == 2 and settings["model"]["dim"] == 48
     assert stages["ladder"].kind.name == "laws" and stages["ladder"].inputs["model"] == tuple(runs)
     assert stages["ladder"].inputs["results"] == tuple(f"{run}-exam" for run in runs)
+    path.write_text(RECIPE.replace("length: 128", "length: 128\n    batch_tokens: 640\n    batch_power: 1"))
+    grown = read_recipe(path).stages
+    assert [grown[f"ladder.c{c}.w16"].settings.model_dump()["rows"] for c in (1, 2)] == [
+        2,
+        2,
+    ]  # `run` has the last word
+    path.write_text(path.read_text().replace("{rows: 2, ", "{"))
+    grown = read_recipe(path).stages
+    assert [grown[f"ladder.c{c}.w16"].settings.model_dump()["rows"] for c in (1, 2)] == [2, 5]
     path.write_text(RECIPE.replace("sizes: 4", "sizes: 5"))
     with pytest.raises(RecipeError, match="sizes=5, and there are 4 widths"):
         read_recipe(path)
