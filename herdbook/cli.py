@@ -346,8 +346,11 @@ def plan(
 @app.command()
 def scale(
     runs: Annotated[
-        str, typer.Argument(help="A CSV of trained models (parameters, tokens, loss), or a book's ladder.")
+        str, typer.Argument(help="A CSV of trained models (parameters, tokens, loss), or a book's ladder or tokens.")
     ],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="A ladder to train on tokens: budgets=[1e11,2e11] run.peak_lr=0.02 …")
+    ] = None,
     target: Annotated[
         float | None, typer.Option(help="Operations to forecast for; 8 times the largest budget.")
     ] = None,
@@ -360,7 +363,7 @@ def scale(
     from herdbook.report.text import show
     from herdbook.scale import scale as scaling
 
-    lines, figures = scaling(runs, Book(book), target, out)
+    lines, figures = scaling(runs, Book(book), settings or (), target, out)
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:

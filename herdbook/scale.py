@@ -1,22 +1,34 @@
-"""The command `herdbook scale`: laws from anyone's runs, or from a ladder of the book, printed and drawn."""
+"""The command `herdbook scale`: laws from anyone's runs, from a ladder of the book, or from one trained now on tokens
+of the book; printed and drawn.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from herdbook.book import Book, Entry, Parent
+from herdbook.check import validate
+from herdbook.marked import Marked, Problem
+from herdbook.models import ancestors, make_settings
+from herdbook.recipe import override
+from herdbook.run import ended_by_signals, make_task, run_task
 from herdbook.settings import UserError
+from herdbook.stages import KINDS
 
-if TYPE_CHECKING:
-    from herdbook.book import Book
+LADDER = "ladder"
 
 
-def scale(source: str, book: Book, target: float | None, out: Path | None) -> tuple[list[str], dict[str, Any]]:
-    """Lines to print and the figures, of a CSV of runs or of a laws entry; pictures in `out` where it is given.
+def scale(
+    source: str, book: Book, words: Sequence[str] = (), target: float | None = None, out: Path | None = None
+) -> tuple[list[str], dict[str, Any]]:
+    """Lines to print and the figures, of a CSV of runs or of an entry; pictures in `out` where it is given.
 
-    `target` are the operations to forecast for, 8 times the largest budget when None. Raises UserError for runs that
-    no law can be fitted to, before anything is written.
+    An entry of laws is looked at again; on an entry of tokens a ladder is trained, by `words` (`budgets=[1e11,2e11]`,
+    `run.peak_lr=0.02`). `target` are the operations to forecast for, 8 times the largest budget when None. Raises
+    UserError for runs that no law can be fitted to, before anything is written.
     """
     from herdbook.report.laws import law_lines
     from herdbook.report.scaling import draw
@@ -28,11 +40,59 @@ def scale(source: str, book: Book, target: float | None, out: Path | None) -> tu
     path = Path(source)
     if not path.is_file():
         if path.suffix == ".csv":
-            raise UserError(f"{path} is not there; give a CSV with a row per trained model, or a ladder of the book")
-        path = book.folder_of(book.resolve(source, "laws")) / "runs.csv"
+            raise UserError(f"{path} is not there; give a CSV with a row per trained model, or an entry of the book")
+        able = {kind.name: kind.gives for kind in KINDS.values() if kind.gives in ("laws", "tokens")}
+        entry = book.resolve(source, "laws or tokens", frozenset(able))
+        if able[entry.kind] == "tokens":
+            entry, words = train_ladder(entry, book, words, target), ()
+        path = book.folder_of(entry) / "runs.csv"
+    if words:
+        raise UserError(f"{words[0]!r} is a ladder's setting, and {source} holds runs that are trained already")
     found, _ = fit_runs(LawsSettings(target=target), read_runs(path))
     figures = {"source": str(path), **found.figures}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         draw(out, replace(found, exams={}))
     return law_lines(found), figures
+
+
+def train_ladder(tokens: Entry, book: Book, words: Sequence[str], target: float | None = None) -> Entry:
+    """The laws of a ladder on these tokens: every run an entry, found where it was trained before.
+
+    Settings of a `ladder` stage come as SETTING=VALUE, those of its runs as run.SETTING=VALUE. Raises UserError for
+    every mistake in them before anything is trained.
+    """
+    from herdbook.scaling.ladder import LadderSettings, steps
+
+    problems: list[Problem] = []
+    raw = {LADDER: Marked({} if target is None else {"target": Marked(target, "--target")}, "command line")}
+    for word in words:
+        if "=" not in word:
+            raise UserError(f"{word!r} is no setting; write SETTING=VALUE, such as budgets=[1e11,2e11]")
+        raw = override(raw, f"{LADDER}.{word}", problems)
+    given = raw[LADDER].bare()
+    shared = given.pop("run", {})
+    settings = validate(LADDER, raw[LADDER], given, LadderSettings, f"kind {LADDER}", problems)
+    if problems or not isinstance(settings, LadderSettings):
+        raise UserError("\n".join(map(str, problems)))
+    made = {tokens.stage: tokens}
+    inputs: dict[str, tuple[str, ...]] = {"tokens": (tokens.stage,)}
+    world = next((one for one in ancestors(tokens, book) if one.kind == "world"), None)
+    if world is not None:
+        made[world.stage], inputs["world"] = world, (world.stage,)
+    elif settings.tasks:
+        raise UserError(f"{tokens.name} was not made from a world whose questions could be asked; leave out tasks")
+    todo = []
+    for step in steps(LADDER, settings, inputs):
+        kind = KINDS[step.kind]
+        told = {**step.settings, **(shared if step.like == "run" else {})}
+        todo.append((step, kind, make_settings(kind.settings_class(), told)))
+    with ended_by_signals():
+        for step, kind, own in todo:
+            fed = {
+                name: [Parent(stage=made[feeder].stage, id=made[feeder].id) for feeder in feeders]
+                for name, feeders in step.inputs.items()
+                if feeders
+            }
+            made[step.name] = run_task(book, make_task(book, step.name, kind, own, fed))
+    return made[LADDER]

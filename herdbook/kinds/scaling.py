@@ -39,3 +39,24 @@ register(
         headline=("loss.off", "score.off"),
     )
 )
+register(
+    StageKind(
+        name="mixes",
+        help="Trains a small model for each of several data mixes, and chooses the mix for a longer run by a law.",
+        settings="herdbook.scaling.mixing:MixesSettings",
+        expand="herdbook.scaling.mixing:steps",
+        takes={"tokens": Takes("tokens")},
+        gives="mix",
+    )
+)
+register(
+    StageKind(
+        name="mix_law",
+        help="Fits a law of every token set's loss to models trained on several mixes, and chooses a mix.",
+        settings="herdbook.scaling.mixing:ChoiceSettings",
+        function="herdbook.scaling.mixing:choose",
+        takes={"model": Takes("model", many=True, keyed=True)},
+        gives="mix",
+        headline=("mix.*", "loss.value", "error"),
+    )
+)

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from herdbook.book import Book, Entry
 from herdbook.model.config import ModelConfig
 from herdbook.recipe import RecipeError, read_recipe
 from herdbook.report.scaling import laws
+from herdbook.run import StageFailed, run_recipe
+from herdbook.scale import scale, train_ladder
 from herdbook.scaling.fitting import AgainstSettings, LawsSettings, against, read_entries
 from herdbook.scaling.ladder import LadderSettings
 from herdbook.settings import UserError
@@ -157,19 +160,51 @@ def test_a_recipe_becomes_runs_exams_and_laws(tmp_path: Path) -> None:
         read_recipe(path)
 
 
+WORDS = (
+    "budgets=[3.0e9, 6.0e9]", "widths=[16, 32, 48, 64]", "sizes=4", "vocab_size=512", "length=128", "tasks=[facts]",
+    "run.rows=2", "run.peak_lr=0.02",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "budgets"),
+        (("budgets",), "'budgets' is no setting"),
+        (("budgets=[1e11, 2e11]", "sizes=3"), "sizes"),
+        (("budgets=[1e11, 2e11]", "widht=3"), "widht"),
+        (("budgets=[1e11, 2e11]", "run.rowz=3"), "rowz"),
+        (("budgets=[1e11, 2e11]", "tasks=[facts]"), "was not made from a world"),
+    ],
+)
+def test_mistakes_in_a_ladders_words_are_told_before_it_trains(
+    tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    tokens = Entry(
+        id="0" * 40, kind="pack", stage="tokens", settings={}, inputs={}, code="", machine={}, started="", finished="",
+        seconds=0, energy=None, metrics={},
+    )  # fmt: skip
+    with pytest.raises(UserError, match=told):
+        train_ladder(tokens, Book(tmp_path / "book"), words)
+    assert not (tmp_path / "book").exists()
+
+
 @pytest.mark.slow
 def test_a_small_ladder_is_really_trained(tmp_path: Path) -> None:
-    from herdbook.book import Book
-    from herdbook.run import StageFailed, run_recipe
-
     path = tmp_path / "r.yaml"
     path.write_text(RECIPE)
     book = Book(tmp_path / "book")
-    try:
-        run_recipe(read_recipe(path), book)
-    except (UserError, StageFailed) as error:  # so small a ladder may have its minimum outside; it says so
-        assert "add sizes" in str(error) or "bend" in str(error)
+    told = []
+    for train in (lambda: run_recipe(read_recipe(path), book), lambda: scale("tokens", book, WORDS)):
+        try:
+            train()
+            told.append("")
+        except (UserError, StageFailed) as error:  # so small a ladder may have its minimum outside; it says so
+            assert "add sizes" in str(error) or "bend" in str(error)
+            told.append(str(error))
+    assert told[0].partition("\n")[0] == told[1].partition("\n")[0]
     entries, _ = book.entries()
+    assert sum(one.kind == "pretrain" for one in entries) == 8  # the command found every run of the recipe's ladder
     for found in entries:
         if found.kind == "pretrain":
             wanted = {"c1": 3e9, "c2": 6e9}[found.stage.split(".")[1]]

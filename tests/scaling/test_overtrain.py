@@ -78,7 +78,7 @@ def written(path: Path, noise: float = 0.0005) -> Path:
 def test_anyones_runs_are_fitted_printed_and_drawn(tmp_path: Path) -> None:
     runs = written(tmp_path / "runs.csv")
     out = tmp_path / "pictures"
-    lines, figures = scale(str(runs), Book(tmp_path / "book"), None, out)
+    lines, figures = scale(str(runs), Book(tmp_path / "book"), out=out)
     assert figures["forecast"]["flops"] == pytest.approx(8e20)
     parameters, tokens = figures["forecast"]["parameters"], figures["forecast"]["tokens"]
     assert figures["forecast"]["loss"]["value"] == pytest.approx(loss(parameters, tokens), rel=0.01)
@@ -99,4 +99,6 @@ def test_bad_runs_are_told_and_nothing_is_written(tmp_path: Path, line: str, tol
     runs.write_text(runs.read_text() + line + "\n")
     done = CliRunner().invoke(app, ["scale", str(runs), "--out", str(out)])
     assert done.exit_code == 2 and told in " ".join(done.output.split())
+    with pytest.raises(UserError, match=r"'budgets=\[1e11\]' is a ladder's setting"):
+        scale(str(runs), Book(tmp_path / "book"), ["budgets=[1e11]"], out=out)
     assert not out.exists()
