@@ -48,7 +48,7 @@ def scale(
         path = book.folder_of(entry) / "runs.csv"
     if words:
         raise UserError(f"{words[0]!r} is a ladder's setting, and {source} holds runs that are trained already")
-    found, _ = fit_runs(LawsSettings(target=target), read_runs(path))
+    found, _ = fit_runs(LawsSettings.model_validate({"target": target}), read_runs(path))
     figures = {"source": str(path), **found.figures}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,11 @@ register(
         help="Trains models of several sizes for several budgets of compute, and fits scaling laws to them.",
         settings="herdbook.scaling.ladder:LadderSettings",
         expand="herdbook.scaling.ladder:steps",
-        takes={"tokens": Takes("tokens"), "world": Takes("world", required=False)},
+        takes={
+            "tokens": Takes("tokens"),
+            "world": Takes("world", required=False),
+            "known": Takes("results", required=False, many=True, keyed=True),
+        },
         gives="laws",
     )
 )
@@ -23,6 +27,7 @@ register(
         takes={
             "model": Takes("model", many=True, keyed=True),
             "results": Takes("results", required=False, many=True, keyed=True),
+            "known": Takes("results", required=False, many=True, keyed=True),
         },
         gives="laws",
         headline=("tokens_exponent", "forecast.loss", "forecast.parameters", "forecast.tokens"),

@@ -17,10 +17,14 @@ DOTS = 150  # of a centimetre's picture
 
 
 def laws(
-    settings: LawsSettings, model: dict[str, Path], out: Path, results: dict[str, Path] | None = None
+    settings: LawsSettings,
+    model: dict[str, Path],
+    out: Path,
+    results: dict[str, Path] | None = None,
+    known: dict[str, Path] | None = None,
 ) -> dict[str, Any]:
     """The `laws` stage: fit (scaling/fitting.py), then draw."""
-    found = fit_ladder(settings, model, results or {}, out)
+    found = fit_ladder(settings, model, results or {}, out, known)
     draw(out, found, UNIT)
     return found.figures
 
@@ -101,6 +105,9 @@ def _scores(axes: Any, exams: dict[str, dict[str, list[float]]], coming: dict[st
     for number, (task, exam) in enumerate(exams.items()):
         loss, score = np.array(exam["loss"]), np.array(exam["score"])
         axes.plot(loss, score, "o", color=f"C{number}", markersize=4)
+        if "known_loss" in exam:  # earlier models, larger or longer trained
+            axes.plot(exam["known_loss"], exam["known_score"], "s", color=f"C{number}", fillstyle="none")
+            loss, score = np.append(loss, exam["known_loss"]), np.append(score, exam["known_score"])
         curve = fit_sigmoid(loss, score, chance=min(0.25, float(score.min())))
         grid = np.linspace(loss.min() * 0.7, loss.max(), 100)
         name = f"score_{task}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,16 +63,28 @@ class Ladder:
     figures: dict[str, Any]
 
 
-def fit_ladder(settings: LawsSettings, model: dict[str, Path], results: dict[str, Path], out: Path) -> Ladder:
+def fit_ladder(
+    settings: LawsSettings,
+    model: dict[str, Path],
+    results: dict[str, Path],
+    out: Path,
+    known: dict[str, Path] | None = None,
+) -> Ladder:
     """Fit laws to the models of the named entries; writes runs.csv and laws.json to `out`.
 
-    Losses are bits per byte of held-out pages. `results` are exams of the same models, named MODEL-exam. The figures
-    are `fit_runs`' and the scores'. Raises UserError as `isoflop`.
+    Losses are bits per byte of held-out pages. `results` are exams of the same models, named MODEL-exam; `known` are
+    exams of earlier models, which only tell what score goes with what loss (§3.2.1). The figures are `fit_runs`' and
+    the scores'. Raises UserError as `isoflop`.
     """
     runs = read_entries(model)
     found, draws = fit_runs(settings, runs)
     curves, fitted, coming, target = found.curves, found.fitted, found.coming, found.coming["flops"]
     exams = {task: found for task, found in read_exams(model, results).items() if len(found["score"]) >= 3}
+    for folder in (known or {}).values():
+        for task, loss, score in read_exam(folder):
+            if task in exams:
+                exams[task].setdefault("known_loss", []).append(loss)
+                exams[task].setdefault("known_score", []).append(score)
     scores = {task: _score(runs, curves, found, target, settings) for task, found in exams.items()}
     _write_csv(out / "runs.csv", list(model), runs, exams)
     kept = {
@@ -161,17 +174,20 @@ def read_exams(model: dict[str, Path], results: dict[str, Path]) -> dict[str, di
     """By task: `run` (index), `loss` (nats per byte of the right choice) and `score` of every model examined."""
     found: dict[str, dict[str, list[float]]] = {}
     for at, name in enumerate(model):
-        folder = results.get(f"{name}-exam")
-        for path in sorted((folder / "samples").glob("*.jsonl")) if folder else []:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-            if not rows or "logprobs" not in rows[0]:
-                continue
-            loss, score = answer_loss(rows)
-            own = found.setdefault(path.stem, {"run": [], "loss": [], "score": []})
+        for task, loss, score in read_exam(results[f"{name}-exam"]) if f"{name}-exam" in results else ():
+            own = found.setdefault(task, {"run": [], "loss": [], "score": []})
             own["run"].append(at)
             own["loss"].append(loss)
             own["score"].append(score)
     return found
+
+
+def read_exam(folder: Path) -> Iterator[tuple[str, float, float]]:
+    """Every task of an exam whose choices were weighed: its name, nats per byte of the right choice, and its score."""
+    for path in sorted((folder / "samples").glob("*.jsonl")):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        if rows and "logprobs" in rows[0]:
+            yield path.stem, *answer_loss(rows)
 
 
 def answer_loss(rows: list[dict[str, Any]]) -> tuple[float, float]:
@@ -203,12 +219,23 @@ def _coming(fitted: Fit, draws: np.ndarray, curves: IsoFlop, target: float) -> d
 def _score(
     runs: Runs, curves: IsoFlop, exam: dict[str, list[float]], target: float, settings: LawsSettings
 ) -> Forecast:
-    best = [at for at, run in enumerate(exam["run"]) if int(run) in set(_optimum(runs, curves))]
-    flops = np.array([runs.flops[int(exam["run"][at])] for at in best])
-    return forecast(
-        flops, np.array(exam["loss"])[best], target, np.array(exam["loss"]), np.array(exam["score"]),
-        chance=settings.chance, seed=settings.seed,
-    )  # fmt: skip
+    return _forecast_score(runs.flops, _optimum(runs, curves), exam, target, settings.chance, settings.seed)
+
+
+def _forecast_score(
+    run_flops: np.ndarray,
+    optimum: Collection[int],
+    exam: dict[str, list[float]],
+    target: float,
+    chance: float,
+    seed: int = 1,
+) -> Forecast:
+    """Loss along the runs that are nearest to the optimum; scores of all runs, and of earlier models, by their loss."""
+    best = [at for at, run in enumerate(exam["run"]) if int(run) in optimum]
+    flops = np.array([run_flops[int(exam["run"][at])] for at in best])
+    loss = np.array([*exam["loss"], *exam.get("known_loss", ())])
+    score = np.array([*exam["score"], *exam.get("known_score", ())])
+    return forecast(flops, np.array(exam["loss"])[best], target, loss, score, chance=chance, seed=seed)
 
 
 def _write_csv(path: Path, names: list[str], runs: Runs, exams: dict[str, dict[str, list[float]]]) -> None:
@@ -261,13 +288,9 @@ def _score_against(kept: dict[str, Any], laws: Path, task: str | None, results: 
             f"{', '.join(names) or 'none'}, the model in {asked}"
         )
     with (laws / "runs.csv").open(encoding="utf-8") as file:
-        flops_of = [float(row["flops"]) for row in csv.DictReader(file)]
-    exam, optimum = kept["scores"][chosen], set(kept["optimum"])
-    best = [at for at, run in enumerate(exam["run"]) if int(run) in optimum]
-    coming = forecast(
-        np.array([flops_of[int(exam["run"][at])] for at in best]), np.array(exam["loss"])[best], flops,
-        np.array(exam["loss"]), np.array(exam["score"]), chance=exam["chance"],
-    )  # fmt: skip
+        flops_of = np.array([float(row["flops"]) for row in csv.DictReader(file)])
+    exam = kept["scores"][chosen]
+    coming = _forecast_score(flops_of, set(kept["optimum"]), exam, flops, exam["chance"])
     _, score = answer_loss([json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line])
     return {
         "task": chosen,

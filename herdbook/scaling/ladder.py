@@ -115,5 +115,6 @@ def steps(name: str, settings: Settings, inputs: dict[str, tuple[str, ...]]) -> 
                 made.append(Step(exams[-1], "evaluate", fed, "exam", {"tasks": list(settings.tasks)}))
     target = settings.target or 8 * max(settings.budgets)
     given = {"target": target, "chance": settings.chance}
-    made.append(Step(name, "laws", {"model": models, "results": exams}, "laws", given))
+    fed = {"model": models, "results": exams, "known": list(inputs.get("known", ()))}
+    made.append(Step(name, "laws", fed, "laws", given))
     return made

@@ -45,14 +45,19 @@ def entry(folder: Path, width: int, flops: float, exam: bool, noise: float = 0.0
     (folder / "model" / "config.json").write_text(json.dumps(shape))
     if exam:
         answer = 0.9 - 0.09 * (np.log10(flops) - 12)  # a line in log FLOPs, as the paper finds it
-        asked = folder.with_name(f"{folder.name}-exam")
-        (asked / "samples").mkdir(parents=True)
-        right = round(400 * true_score(answer))
-        rows = [
-            {"logprobs": [-4 * answer, -9.0], "answer": 0, "choices": [" four", " x"], "right": n < right}
-            for n in range(400)
-        ]
-        (asked / "samples" / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        examined(folder.with_name(f"{folder.name}-exam"), answer)
+    return folder
+
+
+def examined(folder: Path, answer: float) -> Path:
+    """An exam of a model whose right answers cost `answer` nats per byte, its score the true one of that loss."""
+    (folder / "samples").mkdir(parents=True)
+    right = round(400 * true_score(answer))
+    rows = [
+        {"logprobs": [-4 * answer, -9.0], "answer": 0, "choices": [" four", " x"], "right": n < right}
+        for n in range(400)
+    ]
+    (folder / "samples" / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
@@ -71,7 +76,8 @@ def test_laws_of_known_runs_and_a_forecast_held_against_the_truth(tmp_path: Path
     models, exams = ladder(tmp_path, noise=0.0005)
     out = tmp_path / "laws"
     out.mkdir()
-    figures = laws(LawsSettings(), models, out, exams)
+    known = {str(answer): examined(tmp_path / f"known{answer}", answer) for answer in (0.1, 0.45, 0.6)}
+    figures = laws(LawsSettings(), models, out, exams, known)
     true = ALPHA / (ALPHA + BETA)  # of tokens: dL/dN = dL/dD · D/N at the optimum
     assert figures["tokens_exponent"]["value"] == pytest.approx(true, abs=0.06)
     assert figures["forecast"]["flops"] == 8 * 8e12
@@ -84,6 +90,12 @@ def test_laws_of_known_runs_and_a_forecast_held_against_the_truth(tmp_path: Path
     big = entry(tmp_path / "big", 256, 64e12, exam=True)
     found = against(AgainstSettings(), out, big, tmp_path / "big-exam", tmp_path)
     assert found["loss"]["off"] < 0.02 and found["score"]["off"] < 0.05
+    far = entry(tmp_path / "far", 256, 1e16, exam=True)  # scores that no run of the ladder comes near
+    assert against(AgainstSettings(), out, far, tmp_path / "far-exam", tmp_path)["score"]["off"] < 0.03
+    kept = json.loads((out / "laws.json").read_text())
+    del kept["scores"]["facts"]["known_loss"], kept["scores"]["facts"]["known_score"]
+    (out / "laws.json").write_text(json.dumps(kept))
+    assert against(AgainstSettings(), out, far, tmp_path / "far-exam", tmp_path)["score"]["off"] > 0.05
     with pytest.raises(UserError, match="examined in facts, the model in facts"):
         against(AgainstSettings(task="gsm8k"), out, big, tmp_path / "big-exam", tmp_path)
 
