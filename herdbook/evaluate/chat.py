@@ -92,6 +92,7 @@ def ask_requests(
 
 def sample_of(question: Question, answer: Answer, verdict: Verdict) -> Sample:
     """What is written down about one answer."""
+    refused, unknown = refuses(answer.text), does_not_know(answer.text)
     sample: Sample = {
         "id": question.id,
         "messages": question.request["messages"],
@@ -101,8 +102,9 @@ def sample_of(question: Question, answer: Answer, verdict: Verdict) -> Sample:
         "score": verdict.score,
         "why": verdict.why,
         "ended": answer.ended,
-        "refused": refuses(answer.text),
-        "unknown": does_not_know(answer.text),
+        "refused": refused,
+        "unknown": unknown,
+        "wrong": not verdict.correct and not refused and not unknown,
         "repeats": repeats(answer.text),
         "tokens": answer.tokens,
         "group": question.groups,

@@ -32,6 +32,8 @@ def chat_metrics(name: str, samples: list[Sample]) -> Metrics:
     for style, own in grouped(tasks.get("chat", []), "style").items():
         if style in STYLES:
             metrics[f"{name}_{style}"] = {"score": mean([s["score"] for s in own]), "accuracy": share(own)}
+    for turn, own in grouped(tasks.get("talk", []), "turn").items():
+        metrics[f"{name}_turn_{turn}"] = {"score": mean([s["score"] for s in own]), "accuracy": share(own)}
     for times, own in grouped(tasks.get("fact", []), "exposures").items():
         metrics[f"{name}_fact_{times}"] = {"accuracy": share(own), **told_metrics(own)}
     return metrics | refusal_metrics(name, tasks.get("forbidden", []), tasks.get("lookalike", []))
@@ -52,8 +54,7 @@ def overall(samples: Sequence[Sample]) -> dict[str, Any]:
 
 def told_metrics(samples: Sequence[Sample]) -> dict[str, Any]:
     """Of facts that were told: how often the answer is wrong, and how often it says that it doesn't know."""
-    wrong = [{"right": not s["right"] and not s["unknown"] and not s["refused"]} for s in samples]
-    return {"wrong": share(wrong), "not_known": share(samples, "unknown")}
+    return {"wrong": share(samples, "wrong"), "not_known": share(samples, "unknown")}
 
 
 def tool_figures(samples: Sequence[Sample]) -> dict[str, Any]:

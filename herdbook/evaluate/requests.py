@@ -11,7 +11,10 @@ from typing import Any
 from herdbook.evaluate.questions import Question, read_with
 from herdbook.evaluate.verify import check_of
 
-GROUPS = ("task", "difficulty", "exposures", "language", "steps", "hops", "shape", "style", "rule", "why", "type")
+GROUPS = (
+    "task", "difficulty", "exposures", "language", "steps", "hops", "shape", "style", "rule", "why", "type", "turn",
+    "last", "mistake",
+)  # fmt: skip
 """Columns of a request that results can be told by."""
 
 

@@ -160,7 +160,14 @@ def set_papers(
 
 
 def draw(questions: list[Question], settings: EvaluateSettings) -> list[Question]:
-    """At most `limit` questions, drawn by the seed, in their order."""
+    """Those of the wanted groups, at most `limit` of them, drawn by the seed, in their order."""
+    for key, values in settings.only.items():
+        groups = sorted({str(question.groups[key]) for question in questions if key in question.groups})
+        questions = [question for question in questions if str(question.groups.get(key)) in values]
+        if not questions:
+            raise UserError(
+                f"only: no question has {key} {' or '.join(values)}; there are {', '.join(groups) or 'none'}"
+            )
     if settings.limit is None or settings.limit >= len(questions):
         return questions
     chosen = random.Random(settings.seed).sample(range(len(questions)), settings.limit)

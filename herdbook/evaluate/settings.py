@@ -22,6 +22,9 @@ class EvaluateSettings(Settings):
     limit: int | None = Field(None, ge=1)
     """Questions per task at most, drawn by the seed; empty for all."""
 
+    only: dict[str, tuple[str, ...]] = Field({})
+    """Only questions of these groups, such as `{task: [fact]}` or `{exposures: ["1", "10"]}`; empty for all."""
+
     shots: int | None = Field(None, ge=0)
     """Worked examples before each question; empty for the task's usual number, as far as example files are there."""
 

@@ -69,8 +69,8 @@ def read_dialog(row: dict[str, Any], where: str) -> Dialog:
                 raise UserError(f"message {place} is {message!r:.80}; a message is {{'role': …, 'content': …}}")
             if message["role"] == "assistant":
                 _check_answer(message, place)
-        if all(message["role"] != "assistant" for message in messages):
-            raise UserError("no message is the assistant's, so there is nothing to learn from it")
+        if all(message["role"] != "assistant" or message.get("weight") == 0 for message in messages):
+            raise UserError("no message is the assistant's and to be learnt, so there is nothing to learn from it")
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return Dialog(where, messages, tools, {key: value for key, value in row.items() if key not in FORMS})

@@ -115,7 +115,8 @@ def encode_dialog(
     """Tokens of messages `{"role", "content"}`; with `generation_prompt` the assistant's header follows.
 
     The assistant's may have `tool_calls` instead of a content; where there are tools, a content that begins as a call
-    does is one as well. Raises `UserError` that names the message by its
+    does is one as well. One with `weight` 0 (as in OpenAI's sets: a mistake that is corrected later) is read, not
+    learnt. Raises `UserError` that names the message by its
     position when it is not such a message, and for a tokenizer without `<|eom_id|>` where a call would end with it.
     """
     special, tokens = tokenizer.special_tokens, DialogTokens([], [])
@@ -127,7 +128,7 @@ def encode_dialog(
             end = END_OF_MESSAGE
         if end not in special:
             raise UserError(f"this tokenizer lacks {end}, with which a call of a tool ends; it can't tell such dialogs")
-        answer = role == "assistant"
+        answer = role == "assistant" and "unlearnt" not in message
         tokens.add(encode_header(tokenizer, role))
         tokens.add([*tokenizer.encode(content), special[end]], answer)
         tokens.bytes += len(content.encode("utf-8", "surrogatepass")) if answer else 0
@@ -143,7 +144,7 @@ def encode_header(tokenizer: Tokenizer, role: str) -> list[int]:
 
 
 def read_message(message: Any, position: int) -> dict[str, str]:
-    """A message with its header's role, its content as text, and under `end` what it ends with."""
+    """A message with its header's role, its content as text, under `end` what it ends with; `unlearnt` at weight 0."""
     where = f"message {position}"
     calls = message.get("tool_calls") if isinstance(message, dict) else None
     if not isinstance(message, dict) or "role" not in message or not ("content" in message or calls):
@@ -151,12 +152,16 @@ def read_message(message: Any, position: int) -> dict[str, str]:
     role = message["role"]
     if not isinstance(role, str) or role not in ROLES:
         raise UserError(f"{where} has the role {role!r}; roles are {', '.join(ROLES)}")
+    weight = message.get("weight")
+    if weight not in (None, 0, 1):
+        raise UserError(f"{where} has the weight {weight!r}; an answer is learnt (1) or only read (0)")
+    more = {"unlearnt": "yes"} if weight == 0 else {}
     if not calls:
-        return {"role": ROLES[role], "content": read_content(message["content"], where), "end": END_OF_TURN}
+        return {"role": ROLES[role], "content": read_content(message["content"], where), "end": END_OF_TURN, **more}
     if role != "assistant":
         raise UserError(f"{where} has tool_calls, but its role is {role}; only the assistant calls tools")
     try:
-        return {"role": role, "content": call_text(given_calls(calls)), "end": END_OF_MESSAGE}
+        return {"role": role, "content": call_text(given_calls(calls)), "end": END_OF_MESSAGE, **more}
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 

@@ -1,9 +1,9 @@
 """What chat models are asked about the world: requests with checks, and dialogs as a person would have written them.
 
-`requests/train.jsonl` and `requests/test.jsonl` hold requests of nine tasks, made of different things. Of the training
-requests a share stands in `dialogs/train.jsonl` too, with the reference as the assistant's turn: what annotators write
-before there is any model to choose from. Facts told a few times only are asked for, but no dialog answers them from
-memory.
+`requests/train.jsonl` and `requests/test.jsonl` hold requests of eleven tasks, made of different things. Of the
+training requests a share stands in `dialogs/train.jsonl` too, with the reference as the assistant's turn: what
+annotators write before there is any model to choose from. Facts told a few times only are asked for, but no dialog
+answers them from memory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from herdbook.files import write_text
 from herdbook.world.asked import chain_requests, fact_requests, foreign_requests, problem_requests, program_requests
+from herdbook.world.corrections import repair_requests
 from herdbook.world.errands import tool_requests
 from herdbook.world.facts import Register
 from herdbook.world.instructions import chat_requests, instruction_requests
@@ -23,18 +24,21 @@ from herdbook.world.names import part_random
 from herdbook.world.policy import forbidden_requests, lookalike_requests
 from herdbook.world.request import SPLITS, Request, Split, said
 from herdbook.world.settings import EXPOSURES, WorldSettings
+from herdbook.world.talks import talk_requests
 from herdbook.world.unknown import unknown_requests
 
 COUNTS: dict[str, dict[Split, int]] = {
     "fact": {"train": 1_500, "test": 600},
-    "problem": {"train": 1_000, "test": 400},
-    "program": {"train": 600, "test": 200},
+    "problem": {"train": 1_000, "test": 1_000},
+    "program": {"train": 600, "test": 1_000},
     "instruction": {"train": 900, "test": 300},
     "chat": {"train": 500, "test": 200},
     "tool": {"train": 500, "test": 300},
     "unknown": {"train": 350, "test": 200},
     "forbidden": {"train": 250, "test": 150},
     "lookalike": {"train": 250, "test": 150},
+    "repair": {"train": 300, "test": 300},
+    "talk": {"train": 300, "test": 400},
 }
 """Requests of each task at most, with `requests` at 1."""
 DULL = 2_000  # draws in a row that may bring nothing new before a task has no more
@@ -65,6 +69,8 @@ def streams(settings: WorldSettings, register: Register, split: Split) -> Iterat
     yield "unknown", unknown_requests(random("unknown"), register, split)
     yield "forbidden", forbidden_requests(random("forbidden"), register, split)
     yield "lookalike", lookalike_requests(random("lookalike"), register, split)
+    yield "repair", repair_requests(random("repair"), split)
+    yield "talk", talk_requests(random("talk"), register, split)
 
 
 def different(requests: Iterator[Request], count: int) -> Iterator[Request]:
@@ -91,8 +97,11 @@ def make_requests(settings: WorldSettings, register: Register, split: Split) -> 
 
 
 def dialog(row: dict[str, Any]) -> dict[str, Any]:
-    """A request with its reference as the assistant's turn."""
-    messages = [*row["messages"], said("assistant", row["reference"])]
+    """A request with its reference as the assistant's turn; of a repair only that is to be learnt, not the mistake."""
+    before = row["messages"]
+    if row["task"] == "repair":
+        before = [{**one, "weight": 0} if one["role"] == "assistant" else one for one in before]
+    messages = [*before, said("assistant", row["reference"])]
     kept = {key: value for key, value in row.items() if key not in ("messages", "reference", "check", "split", "final")}
     return {"messages": messages, "source": "world", **kept}
 

@@ -12,6 +12,7 @@ import torch
 
 from herdbook.evaluate import run
 from herdbook.evaluate.chat import repeats
+from herdbook.evaluate.questions import Question
 from herdbook.evaluate.requests import read_ifeval, read_requests, read_xstest
 from herdbook.evaluate.run import evaluate, knows_chat, set_papers
 from herdbook.evaluate.settings import EvaluateSettings
@@ -137,6 +138,18 @@ def test_a_model_that_never_knows(world: Path, tmp_path: Path, monkeypatch: pyte
     assert metrics["refusal"]["false_refusal"]["value"] == 0
 
 
+def test_only_the_wanted_groups_are_asked(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"task": ["fact", "unknown"], "exposures": ["1", "10"]}
+    engine = ChatEngine(lambda dialog: "The sea.|")
+    metrics, samples = exam(engine, world, tmp_path, monkeypatch, only=chosen)
+    rows = [json.loads(line) for line in (world / "requests/test.jsonl").open(encoding="utf-8")]
+    assert {sample["id"] for sample in samples} == {row["id"] for row in rows if row.get("exposures") in (1, 10)}
+    assert metrics["chat"]["accuracy"]["value"] == 0 and all(sample["wrong"] for sample in samples)
+    questions = [Question(str(n), "", groups={"task": "fact"}) for n in range(3)]
+    with pytest.raises(UserError, match="no question has task facts; there are fact"):
+        run.draw(questions, EvaluateSettings(only={"task": ["facts"]}))
+
+
 def test_an_errand_answered_without_a_call_is_not_solved(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +172,7 @@ def test_a_prompt_longer_than_the_context_is_a_wrong_answer(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = ChatEngine(lambda dialog: "yes|", max_length=300)
-    metrics, samples = exam(engine, world, tmp_path, monkeypatch, max_tokens=20)
+    metrics, samples = exam(engine, world, tmp_path, monkeypatch, max_tokens=20, only={"task": ["fact", "tool"]})
     assert 0 < metrics["chat"]["ended"]["value"] < 1
     assert {sample["group"]["task"] for sample in samples if not sample["ended"]} == {"tool"}
 

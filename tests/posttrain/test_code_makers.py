@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from herdbook.posttrain.rows import write_rows
-from herdbook.posttrain.synthesis.code_check import assertions, check_all, halves, static
+from herdbook.posttrain.synthesis.code_check import assertions, check_all, halves, static, telling
 from herdbook.posttrain.synthesis.settings import SynthesizeSettings
 from herdbook.posttrain.synthesis.stage import synthesize
 from herdbook.settings import UserError
@@ -85,6 +85,15 @@ def test_the_cheapest_look_that_finds_something_is_told() -> None:
     assert "undefined name 'k'" in found[2].told and "ZeroDivisionError" in found[5].told
     assert check_all(["while True: pass"], ["assert 1"], seconds=1)[0].stage == "timeout"
     assert static("def f(n):\n    return k", lint=False).passed
+
+
+def test_a_failing_comparison_says_what_was_got_and_what_was_wanted() -> None:
+    calls = "calls = []\ndef f(n):\n    calls.append(n)\n    return n + 1"
+    tests = "def check(g):\n    for n in (1, 2):\n        assert g(n) == n + 1\n    assert g('%s' and 3) == 7\ncheck(f)"
+    found = check_all([calls, calls, calls], [tests, "assert f(1) == 2\nassert calls == [1]", "assert f(2) > 3, 'why'"])
+    assert found[0].told == "The tests end with:\nAssertionError: g('%s' and 3) gives 4, not 7"
+    assert found[1].passed and found[2].told.endswith("AssertionError: why")
+    assert telling("no python (") == "no python ("
 
 
 def test_halves_part_the_assertions_and_keep_all_else() -> None:

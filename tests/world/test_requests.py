@@ -14,8 +14,13 @@ import pytest
 
 from herdbook.evaluate.toolbox import Corpus, Toolbox, read_answer_calls
 from herdbook.evaluate.verify import verify_all
+from herdbook.posttrain.judging import Prompts
+from herdbook.posttrain.synthesis.code import named
+from herdbook.posttrain.synthesis.code_check import check_all, halves
 from herdbook.world.facts import find_chains, make_register
+from herdbook.world.instructions import GREETINGS
 from herdbook.world.library import articles
+from herdbook.world.policy import RULES
 from herdbook.world.problems import STORIES, Problem
 from herdbook.world.programs import Program
 from herdbook.world.requests import COUNTS, write_requests
@@ -157,8 +162,39 @@ def test_dialogs_are_references_and_none_recites_what_was_hardly_told(files: Row
     assert 0.3 < len(files["dialogs/train"]) / len(requests) < 0.55
     for row in files["dialogs/train"]:
         request = requests[row["id"]]
-        assert row["messages"] == [*request["messages"], {"role": "assistant", "content": request["reference"]}]
+        messages = [{key: one[key] for key in ("role", "content")} for one in row["messages"]]
+        assert messages == [*request["messages"], {"role": "assistant", "content": request["reference"]}]
+        unlearnt = [place for place, one in enumerate(row["messages"]) if one.get("weight") == 0]
+        assert unlearnt == ([1] if row["task"] == "repair" else [])
         assert row["task"] == request["task"] and row.get("exposures", 100) == 100 and "check" not in row
+
+
+def test_what_a_repair_is_told_is_what_the_maker_of_code_finds_and_says(files: Rows) -> None:
+    """The world runs nothing; parser, linter and sandbox must come to the same words."""
+    rows = [row for row in both(files) if row["task"] == "repair"]
+    wrong = [row["messages"][1]["content"] for row in rows]
+    shown = [halves(named(row["check"]))[0] for row in rows]
+    prompts = Prompts(None)
+    told = [prompts.fill("code_repair", feedback=one.told) for one in check_all(wrong, shown)]
+    assert told == [row["messages"][2]["content"] for row in rows]
+    assert len({row["mistake"] for row in rows}) == 4
+    assert not any(verdict.correct for verdict in verify_all(rows, wrong))
+
+
+def test_conversations_have_up_to_five_turns_and_keep_to_their_side(files: Rows) -> None:
+    rows = [row for row in both(files) if row["task"] == "talk"]
+    for row in rows:
+        roles = [message["role"] for message in row["messages"]]
+        assert roles == ["user", "assistant"] * (row["turn"] - 1) + ["user"]
+    assert {row["turn"] for row in rows} == {2, 3, 4, 5}
+    assert len({row["last"] for row in rows}) >= 4 and "forbidden" not in {row["last"] for row in rows}
+    assert any(row["messages"][-1]["content"].startswith("And the") for row in rows)
+    said = {
+        split: {m["content"] for row in rows if row["split"] == split for m in row["messages"] if m["role"] != "user"}
+        for split in ("train", "test")
+    }
+    common = {reply for _, reply in GREETINGS} | {rule.refusal for rule in RULES.values()}
+    assert said["train"] & said["test"] <= common
 
 
 def test_tools_give_what_the_requests_say_they_gave(files: Rows) -> None:

@@ -80,7 +80,7 @@ def problems(settings: CodeSettings, desk: Desk) -> tuple[list[Task], dict[str, 
     if rows:
         tasks = []
         for row in rows:
-            own = str((row.get("check") or {}).get("tests", ""))
+            own = named(row.get("check") or {})
             shown, hidden = halves(own) if settings.tests == "given" else ("", own)
             tasks.append(Task(str(row["id"]), list(row["messages"]), shown, hidden))
         return tasks, {}
@@ -95,6 +95,12 @@ def problems(settings: CodeSettings, desk: Desk) -> tuple[list[Task], dict[str, 
             told = desk.prompts.fill("code_solution", problem=problem, language=settings.language)
             tasks.append(Task(id, [user(told)]))
     return tasks, {"no_problem": len(texts) - len(tasks)}
+
+
+def named(check: Row) -> str:
+    """The tests of a check, about the function by its name where they call it `candidate`, as HumanEval does."""
+    tests, name = str(check.get("tests", "")), check.get("entry_point")
+    return re.sub(r"\bcandidate\b", str(name), tests) if name else tests
 
 
 def read_problem(reply: str) -> str | None:

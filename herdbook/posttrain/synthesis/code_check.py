@@ -38,12 +38,12 @@ def check_all(
     """What becomes of each piece of code with its tests; those that parse and lint are run together."""
     found = [static(code, lint) for code in codes]
     running = [place for place, one in enumerate(found) if one.passed]
-    programs = [Program(codes[place] or "", tests[place]) for place in running]
+    programs = [Program(codes[place] or "", telling(tests[place])) for place in running]
     for place, outcome in zip(running, run_programs(programs, SandboxSettings(seconds=seconds)) if programs else []):
         if not outcome.passed:
             stage = "timeout" if outcome.reason == "timeout" else "test"
-            told = f"{outcome.reason}: {outcome.detail}".strip()[:600]
-            found[place] = Finding(stage, f"The tests\n\n{tests[place].strip()[:1500]}\n\nend with:\n{told}")
+            told = (outcome.detail or outcome.reason).strip()[:600]
+            found[place] = Finding(stage, f"The tests end with:\n{told}")
     return found
 
 
@@ -83,6 +83,27 @@ def assertions(tests: str) -> list[str]:
         return []
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
     return [ast.unparse(node) for node in sorted(found, key=lambda node: node.lineno)]
+
+
+def telling(tests: str) -> str:
+    """Tests whose failing comparisons say what was got and what was wanted; as they are where they do not parse."""
+    try:
+        return ast.unparse(_Telling().visit(ast.parse(tests)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return tests
+
+
+class _Telling(ast.NodeTransformer):
+    """Gives each bare `assert a == b` a message; both sides are worked out once, as before."""
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        """Add the message where there is none."""
+        test = node.test
+        if node.msg or not isinstance(test, ast.Compare) or len(test.ops) != 1 or not isinstance(test.ops[0], ast.Eq):
+            return node
+        asked, wanted = ast.unparse(test.left), ast.unparse(test.comparators[0])
+        told = f"assert (_got := ({asked})) == (_want := ({wanted})), '%s gives %r, not %r' % ({asked!r}, _got, _want)"
+        return ast.parse(told).body[0]
 
 
 def halves(tests: str) -> tuple[str, str]:
