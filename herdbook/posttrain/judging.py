@@ -118,6 +118,11 @@ def read_intents(reply: str) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(name for name in names if name)) or None
 
 
+def fences(reply: str) -> list[tuple[str, str]]:
+    """All blocks of code of a reply: the language each names, and its text."""
+    return [(str(tag), str(code)) for tag, code in _FENCE.findall(reply)]
+
+
 def fenced(reply: str, language: str = "") -> str | None:
     """The first block of code of a reply, of the language if one is named; without fences the whole reply."""
     blocks = _FENCE.findall(reply)

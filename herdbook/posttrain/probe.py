@@ -59,6 +59,8 @@ def probe(
         )
     probed = judge_answers(settings, asked, referee, count)
     verdicts = [probing.verdict(one, settings.refuse_from, settings.known_from) for one in probed]
+    if settings.refuse == "random":
+        verdicts = at_random([question.id for question, _ in asked], verdicts, settings.seed)
     write_rows(out / "probes.jsonl", (_row(q, one, said) for (q, _), one, said in zip(asked, probed, verdicts)))
     rows = dialogs_of(settings, [question for question, _ in asked], probed, verdicts)
     write_rows(out / "dialogs" / "probed.jsonl", rows)
@@ -72,6 +74,14 @@ def probe(
         "judge": dict(count),
         **probing.figures(probed, settings.refuse_from, settings.known_from),
     }
+
+
+def at_random(ids: Sequence[str], verdicts: Sequence[str], seed: int) -> list[str]:
+    """As many questions to decline, chosen by a hash of their ids, whatever is known of them; of the others what is."""
+    ordered = sorted(range(len(ids)), key=lambda place: (draw(ids[place], f"random-{seed}"), ids[place]))
+    declined = set(ordered[: list(verdicts).count("refuse")])
+    others = {"refuse": "between"}
+    return ["refuse" if place in declined else others.get(one, one) for place, one in enumerate(verdicts)]
 
 
 def make_questions(

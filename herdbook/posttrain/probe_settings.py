@@ -82,6 +82,9 @@ class ProbeSettings(Settings):
     refuse_from: float = Field(default=0.75, gt=0, le=1)
     """Share of a question's answers that are informative and wrong, from which on the model shall decline."""
 
+    refuse: Literal["wrong", "random"] = "wrong"
+    """Which questions are declined: those it gets wrong so, or as many chosen by a hash, to compare with."""
+
     known_from: float = Field(default=0.75, gt=0, le=1)
     """Share of right answers from which on the model's own commonest right answer becomes a dialog."""
 

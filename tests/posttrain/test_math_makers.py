@@ -260,3 +260,44 @@ def test_hard_problems_are_searched_and_easy_ones_are_not(tmp_path: Path) -> Non
     assert (figures["tree"]["ends_by_drawing"], figures["tree"]["solved_by_drawing"]) == (4, 1)
     rows = rows_of(tmp_path / "out" / "dialogs" / "tree.jsonl")
     assert rows[0]["messages"][-1]["content"] == "2 + 4 = 6. 6 + 5 = 11. #### 11"
+
+
+def test_words_and_code_are_kept_where_the_code_runs_and_both_come_to_the_right_end(tmp_path: Path) -> None:
+    def code(lines: str) -> str:
+        return f"```python\n{lines}\n```\n"
+
+    answers = {
+        "right": f"Pens first.\n{code('pens = 3 * 4')}Now less 2.\n{code('print(pens - 2)')}So it is 10.\n#### 10",
+        "plain": "3 * 4 = 12. 12 - 2 = 10. #### 10",
+        "broken": f"{code('print(pens - 2)')}#### 10",
+        "other": f"{code('print(3 * 4 - 3)')}#### 10",  # its code says something else than its words
+        "wrong": f"{code('print(3 * 4)')}#### 12",
+        "loops": f"{code('while True: pass')}#### 10",
+        "rust": "```rust\nprintln!(10)\n```\n#### 10",
+    }
+
+    def writer(messages: list[dict[str, Any]], seed: int) -> Answer:
+        name = messages[-1]["content"].split(":", 1)[0]
+        assert "block of code" in messages[-1]["content"]
+        return answers["right" if name.startswith("vote") and seed % 4 else name.removeprefix("vote-")]
+
+    rows = [
+        {
+            "id": name,
+            "task": "problem",
+            "messages": [{"role": "user", "content": f"{name}: 3 boxes of 4 pens, 2 are lost."}],
+            **({} if name.startswith("vote") else {"check": {"kind": "number", "value": "10"}}),
+            "split": "train",
+        }
+        for name in [*answers, "vote-wrong"]
+    ]
+    write_rows(tmp_path / "requests" / "train.jsonl", rows)
+    with scripted(writer, tmp_path) as (_, endpoint):
+        settings = SynthesizeSettings(judge={"endpoint": endpoint}, interleaved={"seconds": 1, "agree": 0.5})
+        figures = synthesize(settings, None, [], tmp_path / "requests", None, tmp_path / "out")["interleaved"]
+    assert figures["problems"] == 8 and figures["solutions"] == 32 and figures["with_code"] == 24
+    assert figures["ran"] == 16 and figures["agreed"] == 12  # neither broken nor loops; not other
+    kept = [json.loads(line) for line in (tmp_path / "out" / "dialogs" / "interleaved.jsonl").open()]
+    assert [row["id"] for row in kept] == ["interleaved/right/0", "interleaved/vote-wrong/0"]
+    assert all(row["messages"][-1]["content"] == answers["right"] for row in kept)
+    assert figures["solved"] == 2

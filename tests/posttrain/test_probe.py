@@ -14,7 +14,7 @@ import pytest
 
 from herdbook.evaluate.refusals import does_not_know
 from herdbook.posttrain import probing
-from herdbook.posttrain.probe import probe
+from herdbook.posttrain.probe import at_random, probe
 from herdbook.posttrain.probe_questions import by_templates, excerpts, from_requests, read_question
 from herdbook.posttrain.probe_settings import REFUSALS, ProbeSettings, QuestionTemplate
 from herdbook.posttrain.probing import Probed
@@ -194,6 +194,16 @@ def test_verdicts_at_their_borders() -> None:
     assert [one(1, 3, 0), one(0, 3, 1), one(0, 2, 2), one(3, 1, 0), one(2, 2, 0)] == [
         "refuse", "refuse", "between", "known", "between",
     ]  # fmt: skip
+
+
+def test_refusals_at_random_are_as_many_and_fall_on_what_is_known_too() -> None:
+    verdicts = ["refuse"] * 30 + ["known"] * 60 + ["between"] * 10
+    ids = [str(number) for number in range(100)]
+    chosen = at_random(ids, verdicts, 1)
+    assert chosen.count("refuse") == 30 and chosen != at_random(ids, verdicts, 2)
+    hit = sum(one == "refuse" for one in chosen[30:90])
+    assert 8 <= hit <= 28  # 18 is what chance gives
+    assert all(now in ("refuse", was) or (was, now) == ("refuse", "between") for was, now in zip(verdicts, chosen))
 
 
 def test_every_way_to_decline_is_recognised_and_questions_that_tell_their_answer_are_not_taken() -> None:

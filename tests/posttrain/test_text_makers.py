@@ -18,6 +18,7 @@ from herdbook.posttrain.synthesis.settings import SynthesizeSettings
 from herdbook.posttrain.synthesis.stage import synthesize
 from herdbook.posttrain.synthesis.text_settings import WISHES, LongSettings
 from herdbook.posttrain.synthesis.tools import TOOLS
+from herdbook.settings import UserError
 from tests.corpus.fake_endpoint import Answer
 from tests.posttrain.scripted import scripted
 
@@ -214,3 +215,42 @@ def test_long_contexts_need_enough_text(tmp_path: Path) -> None:
         settings = SynthesizeSettings(judge={"endpoint": endpoint}, long={})
         with pytest.raises(ValueError, match="all documents together are shorter than a context of 64,000"):
             synthesize(settings, None, [pages], None, None, tmp_path / "out")
+
+
+def test_a_file_is_taken_out_of_a_repository_and_its_dependents_are_asked_for(tmp_path: Path) -> None:
+    farm = {
+        "farm/__init__.py": "from .barn import Barn",
+        "farm/barn.py": "class Barn:\n    pass",
+        "farm/cow.py": "def milk():\n    from farm import barn\n    return barn",
+        "farm/hay/bale.py": "from ..barn import Barn as B",
+        "farm/hay/rack.py": "from .. import barn",
+        "farm/dog.py": "import farm.barn as b",
+        "farm/cat.py": "text = 'import farm.barn'  # import farm.barn",
+        "farm/broken.py": "import farm.barn (",
+        "farm/hay/__init__.py": "from . import bale, rack",
+    }
+    texts = {f"herd/{path}": text for path, text in farm.items()} | {"other/barn.py": "x = 1", "notes.txt": "barn"}
+    (tmp_path / "documents").mkdir()
+    table = pa.table({"id": list("abcdefghijk"), "url": list(texts), "text": list(texts.values())})
+    pq.write_table(table, tmp_path / "documents" / "0.parquet")
+    users = ["farm/__init__.py", "farm/cow.py", "farm/dog.py", "farm/hay/bale.py", "farm/hay/rack.py"]
+
+    def make(name: str, **settings: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        with scripted(lambda messages, seed: "nobody asks", tmp_path) as (server, endpoint):
+            chosen = SynthesizeSettings(judge={"endpoint": endpoint}, repository=settings)
+            figures = synthesize(chosen, None, [tmp_path], None, None, tmp_path / name)["repository"]
+            assert not server.bodies
+        return figures, rows_of(tmp_path / name / "dialogs" / "repository.jsonl")
+
+    figures, rows = make("one")
+    assert figures == {"repositories": 2, "key_files": 1, "too_long": 0, "dialogs": 1}
+    context, named, _, written = [message["content"] for message in rows[0]["messages"]]
+    assert named.split("\n") == users and "farm/barn.py is missing" in context
+    assert context.count("# farm/") == len(farm) - 1 and "class Barn" not in context
+    assert written == f"```python\n{farm['farm/barn.py']}\n```"
+    _, rows = make("short", characters=280)
+    assert len(rows[0]["messages"][0]["content"]) < 390 and all(
+        f"# {one}" in rows[0]["messages"][0]["content"] for one in users
+    )
+    with pytest.raises(UserError, match="no maker kept a dialog"):
+        make("none", characters=100)

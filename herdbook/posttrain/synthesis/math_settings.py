@@ -49,6 +49,25 @@ class MathSettings(WorkedSettings):
     solutions."""
 
 
+class InterleavedSettings(MakerSettings):
+    """Solutions in turns of words and code, kept where the code runs and comes to the same, right end."""
+
+    tasks: tuple[str, ...] = ("problem",)
+    """Tasks of the requests that are problems."""
+
+    solutions: int = Field(default=4, ge=1)
+    """Solutions drawn to each problem."""
+
+    keep: int = Field(default=1, ge=1)
+    """Most solutions of a problem that are kept, different ones, the shortest first."""
+
+    agree: float = Field(default=0.6, gt=0, le=1)
+    """Share of the solutions that must end alike where a problem has no check; that end then counts as right."""
+
+    seconds: float = Field(default=10.0, gt=0)
+    """Time a solution's code may take."""
+
+
 class StepSettings(WorkedSettings):
     """What each step of a solution is worth: how often the writer, going on from there, ends right."""
 

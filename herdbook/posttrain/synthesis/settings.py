@@ -8,8 +8,14 @@ from pydantic import Field, model_validator
 
 from herdbook.posttrain.select_settings import JudgeSettings
 from herdbook.posttrain.synthesis.maker import MakerSettings
-from herdbook.posttrain.synthesis.math_settings import MathSettings, StepSettings, TreeSettings
-from herdbook.posttrain.synthesis.text_settings import LanguagesSettings, LongSettings, SteerSettings, ToolsSettings
+from herdbook.posttrain.synthesis.math_settings import InterleavedSettings, MathSettings, StepSettings, TreeSettings
+from herdbook.posttrain.synthesis.text_settings import (
+    LanguagesSettings,
+    LongSettings,
+    RepositorySettings,
+    SteerSettings,
+    ToolsSettings,
+)
 from herdbook.settings import Settings, UserError
 
 
@@ -82,6 +88,9 @@ class SynthesizeSettings(Settings):
     math: MathSettings | None = None
     """Problems solved step by step, kept where they end right; mistakes with their correction."""
 
+    interleaved: InterleavedSettings | None = None
+    """Problems solved in turns of words and code that is run."""
+
     steps: StepSettings | None = None
     """Steps of solutions scored by how often they end right; pairs for a process reward model."""
 
@@ -93,6 +102,9 @@ class SynthesizeSettings(Settings):
 
     long: LongSettings | None = None
     """Questions about long contexts, and summaries of them."""
+
+    repository: RepositorySettings | None = None
+    """Repositories without one of their files; nobody writes, the parser knows."""
 
     languages: LanguagesSettings | None = None
     """Problems told and solved in other languages."""

@@ -10,7 +10,17 @@ from herdbook.console import log
 from herdbook.posttrain.judging import Prompts
 from herdbook.posttrain.rows import write_rows
 from herdbook.posttrain.shown import Row
-from herdbook.posttrain.synthesis import code, code_languages, long_context, math, steps, tools, wording
+from herdbook.posttrain.synthesis import (
+    code,
+    code_languages,
+    interleaved,
+    long_context,
+    math,
+    repository,
+    steps,
+    tools,
+    wording,
+)
 from herdbook.posttrain.synthesis.desk import Desk
 from herdbook.posttrain.synthesis.settings import SynthesizeSettings
 from herdbook.posttrain.writer import make_writer
@@ -21,10 +31,12 @@ MAKERS: dict[str, Callable[[Any, Desk], tuple[list[Row], dict[str, Any]]]] = {
     "translate": code_languages.translate,
     "explain": code_languages.explain,
     "math": math.make,
+    "interleaved": interleaved.make,
     "steps": steps.make,
     "tree": math.tree,
     "tools": tools.make,
     "long": long_context.make,
+    "repository": repository.make,
     "languages": wording.translate,
     "steer": wording.steer,
 }

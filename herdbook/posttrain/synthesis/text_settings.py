@@ -39,6 +39,19 @@ class LongSettings(MakerSettings):
     """Share of the contexts that are summarised; about the others a question is asked."""
 
 
+class RepositorySettings(MakerSettings):
+    """Repositories without one of their files: which files import it, and what it holds."""
+
+    least: int = Field(default=5, ge=1)
+    """Files of its repository that must import a file so that it is asked for."""
+
+    characters: int = Field(default=64_000, ge=100)
+    """Longest context: all dependents, then other files as far as there is room (four characters are about a token)."""
+
+    answer: int = Field(default=16_000, ge=1)
+    """Longest missing file, characters."""
+
+
 class LanguagesSettings(MakerSettings):
     """Problems told and solved in other languages, kept where the end is still right."""
 
