@@ -16,12 +16,13 @@ import numpy as np
 from common import RESULTS, command_line, machine, print_table, spread, write_result
 
 from herdbook.model.config import preset
+from herdbook.scaling.calibrate import fit_matmul
 from herdbook.scaling.cluster import load_calibration, load_cluster
 from herdbook.scaling.interruptions import Remedies, simulate
 from herdbook.scaling.laws import LAWS, fit
 from herdbook.scaling.runs import make_runs
 from herdbook.scaling.search import layouts, search
-from herdbook.scaling.steps import Layout, Step, fit_matmul
+from herdbook.scaling.steps import Layout, Step
 
 RESULT = RESULTS / "planner.json"
 BATCH = 16 * 2**20

@@ -323,20 +323,39 @@ def plan(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings: devices=16384 tokens=15.6e12 cluster=h100-roce …")
     ] = None,
+    against: Annotated[str | None, typer.Option(help="A run's entry: its forecast beside what was measured.")] = None,
+    laws: Annotated[str | None, typer.Option(help="With --against: a ladder's entry, which forecasts loss.")] = None,
+    results: Annotated[str | None, typer.Option(help="With --laws: an exam's entry, to forecast its score.")] = None,
+    calibrate: Annotated[
+        list[str] | None, typer.Option(help="A run's entry to fit the reached shares to; may be repeated.")
+    ] = None,
     serving: Annotated[bool, typer.Option("--serving", help="Plan inference instead of training.")] = False,
     prompt: Annotated[int, typer.Option(help="Tokens of a prompt, for --serving.")] = 1024,
     answer: Annotated[int, typer.Option(help="Tokens of an answer, for --serving.")] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    book: BookOption = DEFAULT_BOOK,
 ) -> None:
-    """Say what a training run or serving will take: layout, memory, time, interruptions, energy, money."""
+    """Say what a training run or serving will take: layout, memory, time, interruptions, energy, money.
+
+    Or hold a run against its forecast (--against), or fit the planner to runs (--calibrate).
+    """
     from herdbook import planning
     from herdbook.report.text import show
 
-    if not model:
+    given = [word for word in (model, *(overrides or ())) if word]
+    if not given and against is None and not calibrate:
         show(planning.help_lines())
         return
-    settings = planning.plan_settings(model, overrides or ())
-    lines, figures = planning.serving(settings, prompt, answer) if serving else planning.training(settings)
+    settings = planning.plan_settings(model, overrides or (), book)
+    fitted = calibrate or ()
+    if against is not None:
+        lines, figures = planning.against(against, settings, book, fitted, laws, results)
+    elif serving:
+        lines, figures = planning.serving(settings, prompt, answer, fitted, book)
+    elif calibrate and not given:
+        lines, figures = planning.calibration(fitted, settings, book)
+    else:
+        lines, figures = planning.training(settings, fitted, book)
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
     else:

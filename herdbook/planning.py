@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
+
+from herdbook.book import Book
 from herdbook.check import validate
 from herdbook.marked import Marked, Problem
 from herdbook.recipe import override
-from herdbook.report.plan import plan_lines, serving_lines
-from herdbook.scaling.planner import PlanSettings, make_plan
+from herdbook.report.plan import plan_lines
+from herdbook.report.reconcile import against_lines
+from herdbook.report.serving import serving_lines
+from herdbook.scaling.calibrate import calibrated
+from herdbook.scaling.cluster import FILE, Calibration, load_calibration, load_cluster, names
+from herdbook.scaling.measured import Measured, read_run
+from herdbook.scaling.planner import PlanSettings, config_of, make_plan, model_name
+from herdbook.scaling.reconcile import held_against
 from herdbook.scaling.serving import WEIGHT_BYTES, Serving, serve
 from herdbook.settings import UserError
 
+Told = tuple[list[str], dict[str, Any]]
+"""Lines to print, and the figures."""
 
-def plan_settings(model: str, overrides: Iterable[str]) -> PlanSettings:
-    """Settings from `SETTING=VALUE` words; UserError tells every mistake."""
+
+def plan_settings(model: str, overrides: Iterable[str], book: Path | None = None) -> PlanSettings:
+    """Settings from `SETTING=VALUE` words; a model that is an entry of the book becomes its folder.
+
+    UserError tells every mistake.
+    """
     problems: list[Problem] = []
-    raw = {"plan": Marked({"model": Marked(model, "command line")}, "command line")}
-    for word in overrides:
+    words = [word for word in (model, *overrides) if word]
+    named = words.pop(0) if words and "=" not in words[0] else ""
+    raw = {"plan": Marked({"model": Marked(_model(named, book), "command line")} if named else {}, "command line")}
+    for word in words:
         if "=" not in word:
             raise UserError(f"{word!r} is no setting; write SETTING=VALUE, such as devices=16384 or remedies.spares=20")
         raw = override(raw, f"plan.{word}", problems)
@@ -28,42 +47,109 @@ def plan_settings(model: str, overrides: Iterable[str]) -> PlanSettings:
     return found
 
 
+def _model(name: str, book: Path | None) -> str:
+    from herdbook.model.config import PRESETS
+
+    if name in PRESETS or Path(name).exists() or book is None or not book.is_dir():
+        return name
+    try:
+        kept = Book(book)
+        return str(kept.folder_of(kept.resolve(name)))
+    except UserError:
+        return name  # the planner says what a model may be
+
+
 def help_lines() -> list[str]:
     """The settings of a plan, the models and the clusters there are."""
     from herdbook.model.config import PRESETS
     from herdbook.report.kinds import setting_lines
-    from herdbook.scaling.cluster import FILE, names
 
     return [
         "herdbook plan MODEL [SETTING=VALUE …]",
-        f"models: {', '.join(PRESETS)}",
+        f"models: {', '.join(PRESETS)}; an entry, a folder with config.json, or model.dim=… model.layers=…",
         f"clusters of {FILE.name}: {', '.join(names())}",
         "",
         *setting_lines(PlanSettings),
     ]
 
 
-def training(settings: PlanSettings) -> tuple[list[str], dict[str, Any]]:
+def runs_of(entries: Sequence[str], book: Path) -> list[Measured]:
+    """The training runs of entries."""
+    kept = Book(book)
+    return [read_run(kept.folder_of(kept.resolve(entry))) for entry in entries]
+
+
+def calibration_of(runs: Sequence[Measured], settings: PlanSettings) -> Calibration:
+    """The clusters' file's calibration, with the shares that measured runs can tell fitted to them."""
+    file = settings.clusters or FILE
+    base = load_calibration(file)
+    if not runs:
+        return base
+    steps = [run.step(run.cluster(_named(settings), file), base) for run in runs]
+    seconds = [float(np.median(run.seconds)) for run in runs]
+    return calibrated(steps, seconds, ", ".join(run.name for run in runs))
+
+
+def _named(settings: PlanSettings) -> str:
+    return settings.cluster if "cluster" in settings.model_fields_set else ""
+
+
+def calibration(entries: Sequence[str], settings: PlanSettings, book: Path) -> Told:
+    """The calibration that entries tell, as a part of a clusters' file."""
+    found = calibration_of(runs_of(entries, book), settings)
+    told = {"calibration": {key: value for key, value in found.model_dump().items() if value != ""}}
+    return yaml.safe_dump(told, sort_keys=False, width=100).splitlines(), told
+
+
+def training(settings: PlanSettings, calibrate: Sequence[str] = (), book: Path = Path("book")) -> Told:
     """What to print for a training run, and its figures."""
-    plan = make_plan(settings)
+    plan = make_plan(settings, calibration_of(runs_of(calibrate, book), settings))
     return plan_lines(plan), plan.figures()
 
 
-def serving(settings: PlanSettings, prompt: int, answer: int) -> tuple[list[str], dict[str, Any]]:
-    """What to print for serving the model by quantisation, and the figures."""
-    from herdbook.model.config import preset
-    from herdbook.scaling.cluster import FILE, load_calibration, load_cluster
+def against(
+    entry: str,
+    settings: PlanSettings,
+    book: Path,
+    calibrate: Sequence[str] = (),
+    laws: str | None = None,
+    results: str | None = None,
+) -> Told:
+    """A run's forecast beside what was measured of it; with a ladder's entry its loss, with an exam's its score."""
+    from herdbook.scaling.fitting import laws_against
 
+    kept = Book(book)
+    run = runs_of([entry], book)[0]
     file = settings.clusters or FILE
-    config, cluster = preset(settings.model), load_cluster(settings.cluster, file)
-    calibration = load_calibration(file)
+    cluster = run.cluster(_named(settings), file)
+    found = held_against(run, cluster, calibration_of(runs_of(calibrate, book), settings))
+    if results is not None and laws is None:
+        raise UserError("a score is forecast from a ladder's laws; give --laws ENTRY beside --results")
+    if laws is not None:
+        exam = kept.folder_of(kept.resolve(results)) if results is not None else None
+        found |= laws_against(kept.folder_of(kept.resolve(laws)), kept.folder_of(kept.resolve(entry)), exam)
+    threads = "" if run.gpu else f", {run.threads} thread{'s' * (run.threads > 1)} each"
+    where = f"{run.settings.parallel.processes:,} × {run.gpu or cluster.device}{threads}"
+    return against_lines(run.name, where, found), {"entry": run.name, **found}
+
+
+def serving(
+    settings: PlanSettings, prompt: int, answer: int, calibrate: Sequence[str] = (), book: Path = Path("book")
+) -> Told:
+    """What to print for serving the model by quantisation, and the figures."""
+    file = settings.clusters or FILE
+    config, cluster = config_of(settings.model), load_cluster(settings.cluster, file)
+    reached = calibration_of(runs_of(calibrate, book), settings)
     found: list[Serving] = []
     left_out: list[str] = []
     for scheme in WEIGHT_BYTES:
         try:
-            found.append(serve(config, cluster, calibration, scheme=scheme, prompt=prompt, answer=answer))
+            found.append(serve(config, cluster, reached, scheme=scheme, prompt=prompt, answer=answer))
         except UserError as error:
             left_out.append(f"{scheme}: {error}")
-    title = f"{settings.model} on {cluster.device}: prompts of {prompt:,} and answers of {answer:,} tokens"
+    if not found:
+        raise UserError("\n".join(left_out))
+    name = model_name(settings.model)
+    title = f"{name} on {settings.cluster}: prompts of {prompt:,} and answers of {answer:,} tokens"
     figures = {one.scheme: dict(vars(one)) for one in found}
-    return [title, *serving_lines(found), *left_out], figures
+    return [title, "", *serving_lines(found), *left_out], figures

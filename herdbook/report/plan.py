@@ -1,24 +1,22 @@
-"""A plan as text: the layout and why, where a step's time and memory go, days, energy, money; what serving costs."""
+"""A plan as text: the layout and why, where a step's time and memory go, days, interruptions, energy, money."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from herdbook.report.budget import amount
 from herdbook.report.text import duration, table
+from herdbook.scaling.interruptions import daly, young
 from herdbook.scaling.planner import TrainingPlan
-from herdbook.scaling.search import reasons
-from herdbook.scaling.serving import Serving
+from herdbook.scaling.search import binding, reasons
 from herdbook.scaling.steps import GIB
 
 SHOWN = 5
 
 
 def plan_lines(plan: TrainingPlan) -> list[str]:
-    """A training plan."""
+    """A training plan, within 100 columns."""
     settings, step, cluster = plan.settings, plan.step, plan.cluster
     return [
-        f"{settings.model}: {amount(plan.config.parameters())} parameters on {settings.devices:,} × {cluster.device} "
+        f"{plan.name}: {amount(plan.config.parameters())} parameters on {settings.devices:,} × {cluster.device} "
         f"({settings.cluster})",
         f"{amount(settings.tokens)} tokens in {plan.steps:,} steps of {amount(settings.batch)}, rows of "
         f"{settings.length:,}: {plan.steps * step.flops():.3g} FLOPs",
@@ -26,6 +24,9 @@ def plan_lines(plan: TrainingPlan) -> list[str]:
         *_layouts(plan),
         "",
         f"best: {step.layout}",
+        "what binds it:",
+        *(f"  {line}" for line in binding(step)),
+        "",
         *(f"  {line}" for line in _why(plan)),
         "",
         *_time(plan),
@@ -33,24 +34,30 @@ def plan_lines(plan: TrainingPlan) -> list[str]:
         *_memory(plan),
         "",
         *_run(plan),
+        "",
+        *_interruptions(plan),
+        "",
+        *_calibration(plan),
     ]
 
 
 def _layouts(plan: TrainingPlan) -> list[str]:
-    found = plan.found
+    found, best = plan.found, plan.step
     rows = []
     for step in found.best[:SHOWN]:
-        lay = step.layout
+        lay, cost = step.layout, plan.costs(step)
+        more = "" if step is best else f"{100 * (step.seconds / best.seconds - 1):+.1f} %"
+        days = f"{cost['days']:,.1f}" if cost["days"] >= 1 else f"{24 * cost['days']:,.1f} h"
         rows.append(
             (
                 " × ".join(map(str, lay.topology)), f"{lay.micros} × {lay.rows}", str(lay.stages), lay.recompute,
-                f"{step.seconds:.3g}", f"{step.tflops:.0f}", f"{100 * step.mfu():.1f} %",
-                f"{100 * step.mfu(full=True):.1f} %", f"{step.memory / GIB:.1f}",
+                f"{step.seconds:.3g}", more, days, f"{cost['dollars']:,.0f}", f"{step.tflops:.0f}",
+                f"{100 * step.mfu():.1f} %", f"{step.memory / GIB:.1f}",
             )
         )  # fmt: skip
-    heads = ("TP × CP × PP × DP", "micro-batches × rows", "stages", "recompute", "s a step", "TFLOPs", "MFU")
+    heads = ("TP × CP × PP × DP", "micros", "stages", "recompute", "s/step", "more", "days", "$", "TFLOPs", "MFU")
     title = f"{found.tried:,} layouts divide model and batch, {found.fitted:,} fit; the best of each topology:"
-    return [title, *table((*heads, "MFU, full attention", "GiB"), rows, right=tuple(range(9)))]
+    return [title, *table((*heads, "GiB"), rows, right=(0, 1, 2, 4, 5, 6, 7, 8, 9, 10))]
 
 
 def _why(plan: TrainingPlan) -> list[str]:
@@ -64,6 +71,7 @@ def _why(plan: TrainingPlan) -> list[str]:
 def _time(plan: TrainingPlan) -> list[str]:
     step = plan.step
     rows = [(name, f"{value:.3g}", f"{100 * value / step.seconds:.1f} %") for name, value in step.parts.items()]
+    rows.append(("MFU with full attention", "", f"{100 * step.mfu(full=True):.1f} %"))
     return table((f"a step of {step.seconds:.3g} s", "s", "share"), rows, right=(1, 2))
 
 
@@ -75,40 +83,55 @@ def _memory(plan: TrainingPlan) -> list[str]:
 
 
 def _run(plan: TrainingPlan) -> list[str]:
-    outcome, settings = plan.outcome, plan.settings
-    low, high = outcome.interval95
-    spread = f"{100 * low:.1f} to {100 * high:.1f} %"
+    cluster = plan.cluster
     rows = [
         ("training alone", f"{plan.days:,.1f} days"),
-        ("an interruption every", duration(outcome.between)),
-        ("a checkpoint every", duration(outcome.interval)),
-        ("effective training time", f"{100 * outcome.mean:.1f} % ({spread} of simulated runs)"),
-        (
-            "lost to",
-            f"saving {100 * outcome.saving:.1f} %, work done twice {100 * outcome.lost:.1f} %, noticing and restarting "
-            f"{100 * outcome.down:.1f} %, waiting for nodes {100 * outcome.waiting:.1f} %",
-        ),
         ("days in all", f"{plan.all_days:,.1f}"),
         ("device-hours", f"{plan.device_hours:,.0f}"),
-        (
-            "energy",
-            f"{plan.kwh / 1e6:,.3g} GWh, {plan.cluster.watts:.0f} W a device, × {plan.cluster.overhead:g} for the site",
-        ),
-        ("carbon", f"{plan.tonnes:,.0f} t CO2e at {plan.cluster.carbon:g} kg a kWh"),
-        ("money", f"${plan.dollars:,.0f} at ${plan.cluster.price:g} a device-hour"),
-        ("products reach", f"{100 * plan.calibration.matmul:.1f} % of the peak (the one figure that was fitted)"),
+        ("energy", f"{_watt_hours(plan.kwh)}, {cluster.watts:g} W a device, × {cluster.overhead:g} for the site"),
+        ("carbon", f"{plan.tonnes:,.4g} t CO2e at {cluster.carbon:g} kg a kWh"),
+        ("money", f"${plan.dollars:,.0f} at ${cluster.price:g} a device-hour"),
     ]
-    return table((f"{amount(settings.tokens)} tokens", ""), rows)
+    return table((f"{amount(plan.settings.tokens)} tokens", ""), rows)
 
 
-def serving_lines(found: Sequence[Serving]) -> list[str]:
-    """What serving costs, a line a scheme."""
+def _watt_hours(kwh: float) -> str:
+    for size, unit in ((1e6, "GWh"), (1e3, "MWh")):
+        if kwh >= size:
+            return f"{kwh / size:,.3g} {unit}"
+    return f"{kwh:,.3g} kWh"
+
+
+def _interruptions(plan: TrainingPlan) -> list[str]:
+    outcome, remedies = plan.outcome, plan.settings.remedies
+    low, high = outcome.interval95
+    save, between = remedies.save, outcome.between
+    used = "" if remedies.interval is None else f"; the plan has {duration(outcome.interval)}"
     rows = [
-        (
-            one.scheme, str(one.devices), f"{one.cache_per_token / 1024:.0f} KiB", f"{one.most:,}", f"{one.batch:,}",
-            f"{one.prefill:,.0f}", f"{one.decode:,.0f}", f"{1000 * one.step:.1f} ms", f"${one.dollars:.2f}",
-        )
-        for one in found
+        ("one every", duration(between)),
+        ("effective training time", f"{100 * outcome.mean:.1f} % ({100 * low:.1f} to {100 * high:.1f} % of runs)"),
+        ("lost to saving", f"{100 * outcome.saving:.1f} %"),
+        ("  work done twice", f"{100 * outcome.lost:.1f} %"),
+        ("  noticing, restarting", f"{100 * outcome.down:.1f} %"),
+        ("  waiting for nodes", f"{100 * outcome.waiting:.1f} %"),
+        ("a checkpoint every", f"Young {duration(young(save, between))}, Daly {duration(daly(save, between))}, "
+         f"best simulated {duration(plan.best_interval)}{used}"),
     ]  # fmt: skip
-    heads = ("scheme", "devices", "cache a token", "answers held", "batch", "prompt tokens/s/device")
-    return table((*heads, "answer tokens/s/device", "a token", "a million tokens"), rows, right=tuple(range(1, 9)))
+    lines = table(("interruptions", ""), rows)
+    days = plan.all_days
+    worth = []
+    for one in plan.worth:
+        # The days that the run would take without what it has, or saves with what it has not.
+        other = plan.days / max(plan.outcome.mean + (-one.gain if one.had else one.gain), 1e-6)
+        saved = abs(other - days)
+        money = saved * 24 * plan.settings.devices * plan.cluster.price
+        words = ("∞", "") if other > 100 * days else (f"{saved:,.1f}", f"{money:,.0f}")
+        worth.append((one.remedy, one.change, "has" if one.had else "could", f"{100 * one.gain:+.1f}", *words))
+    heads = ("remedy", "with, not without", "the plan", "points", "days saved", "$ saved")
+    return [*lines, "", *table(heads, worth, right=(3, 4, 5))]
+
+
+def _calibration(plan: TrainingPlan) -> list[str]:
+    cal = plan.calibration
+    fitted = cal.about or "row 1 of the paper's table 4; other shares are assumed"
+    return [f"products reach {100 * cal.matmul:.1f} % of the peak, fitted to {fitted}"]

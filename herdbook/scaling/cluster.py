@@ -50,6 +50,9 @@ class Cluster(Settings):
     watts: float = Field(ge=0)
     """Of a device at full load."""
 
+    cores: int = Field(1, gt=0)
+    """Cores of a CPU that peak, bandwidth and watts are for; a process that uses fewer gets its share."""
+
     overhead: float = Field(1.0, ge=1)
     """Energy of the whole site over that of its devices."""
 
@@ -63,6 +66,9 @@ class Cluster(Settings):
 class Calibration(Settings):
     """What share of the makers' figures is reached."""
 
+    about: str = ""
+    """What it was fitted to."""
+
     matmul: float = Field(gt=0, le=1)
     """Of the peak, in matrix products of a training step."""
 
@@ -72,8 +78,8 @@ class Calibration(Settings):
     attention_backward: float = Field(0.45, gt=0, le=1)
     """Of the peak, in causal attention going backward."""
 
-    memory: float = Field(0.8, gt=0, le=1)
-    """Of the bandwidth of a device's memory."""
+    memory: float = Field(0.8, gt=0)
+    """Of the bandwidth of a device's memory; above 1 where caches hold what passes."""
 
     node_link: float = Field(0.8, gt=0, le=1)
     """Of the links within a node."""
@@ -101,6 +107,15 @@ def load_cluster(name: str, path: Path = FILE) -> Cluster:
     if name not in known:
         raise UserError(f"{path.name} has no cluster {name!r}; it has {', '.join(known)}")
     return _checked(Cluster, known[name], f"{path}: cluster {name}")
+
+
+def cluster_of_device(name: str, path: Path = FILE) -> str:
+    """The first cluster of the file whose device a driver's name tells, `cpu` for none; UserError where none does."""
+    wanted = name.lower().replace("-", " ").split() or ["cpu"]
+    for one in names(path):
+        if str(_read(path)["clusters"][one].get("device", "")).lower() in wanted:
+            return one
+    raise UserError(f"{path.name} has no cluster of {name or 'cpu'} devices; name another one with cluster=NAME")
 
 
 def load_calibration(path: Path = FILE) -> Calibration:

@@ -16,6 +16,8 @@ import numpy as np
 from pydantic import Field
 
 from herdbook.files import read_json, write_json, write_text
+from herdbook.scaling import measured, reconcile
+from herdbook.scaling.cluster import load_calibration
 from herdbook.scaling.forecast import Forecast, forecast
 from herdbook.scaling.isoflop import IsoFlop, envelope_of, isoflop
 from herdbook.scaling.laws import LAWS, Fit, bootstrap, compare, fit
@@ -253,27 +255,31 @@ def _write_csv(path: Path, names: list[str], runs: Runs, exams: dict[str, dict[s
 
 
 def against(settings: AgainstSettings, laws: Path, model: Path, results: Path | None, out: Path) -> dict[str, Any]:
-    """A trained model beside its ladder's forecast for its size and tokens; `error` is measured / forecast - 1.
+    """A trained model beside what was forecast of it; `error` is measured / forecast - 1.
 
-    Raises UserError for a task that the ladder or the model was not examined in.
+    Loss and score are its ladder's forecast for its size and tokens; memory, step time and energy the planner's, where
+    it was trained in the herd. Raises UserError for a task that the ladder or the model was not examined in.
     """
+    found = laws_against(laws, model, results, settings.task)
+    if (model / "metrics.jsonl").is_file():
+        run = measured.read_run(model)
+        found |= reconcile.held_against(run, run.cluster(), load_calibration())
+    write_json(out / "against.json", found)
+    return found
+
+
+def laws_against(laws: Path, model: Path, results: Path | None, task: str | None = None) -> dict[str, Any]:
+    """Loss, and with an exam's `results` the score of a task, beside the forecast of a ladder's `laws`."""
     kept = read_json(laws / "laws.json")
     run = read_entries({model.name: model})
     fitted = Fit(LAWS[kept["form"]], np.array(kept["searched"]), 0.0)
     losses = [float(Fit(fitted.law, np.array(row), 0.0).predict(run)[0]) for row in kept["draws"]]
     low, high = np.quantile(losses, [0.025, 0.975])
-    foreseen, measured = float(fitted.predict(run)[0]), float(run.loss[0])
-    found: dict[str, Any] = {
-        "loss": {
-            "forecast": {"value": foreseen, "low": float(low), "high": float(high)},
-            "measured": measured,
-            "error": measured / foreseen - 1,
-            "off": abs(measured / foreseen - 1),
-        }
-    }
+    foreseen, told = float(fitted.predict(run)[0]), float(run.loss[0])
+    found: dict[str, Any] = {"loss": reconcile.compared(foreseen, told, "bits per byte of held-out pages")}
+    found["loss"]["forecast"] = {"value": foreseen, "low": float(low), "high": float(high)}
     if results is not None:
-        found["score"] = _score_against(kept, laws, settings.task, results, float(run.flops[0]))
-    write_json(out / "against.json", found)
+        found["score"] = _score_against(kept, laws, task, results, float(run.flops[0]))
     return found
 
 
@@ -296,5 +302,7 @@ def _score_against(kept: dict[str, Any], laws: Path, task: str | None, results: 
         "task": chosen,
         "forecast": {"value": coming.score, "low": coming.score_low, "high": coming.score_high},
         "measured": score,
+        "error": score - coming.score,
         "off": abs(score - coming.score),
+        "source": f"share of {chosen} that was right",
     }

@@ -254,32 +254,89 @@ class _Draws:
         return wait
 
 
+TRIED = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # times Daly's interval
+
+
 def best_interval(
-    devices: int, days: float, remedies: Remedies, record: Record | None = None, draws: int = 200
+    devices: int,
+    days: float,
+    remedies: Remedies,
+    record: Record | None = None,
+    *,
+    per_node: int = 8,
+    draws: int = 200,
+    seed: int = 1,
 ) -> float:
-    """Seconds between checkpoints that train most, by simulation: same draws, intervals around Daly's."""
-    around = simulate(devices, min(days, 30), remedies.model_copy(update={"interval": None}), record, draws=2).interval
-    tried = [around * factor for factor in (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)]
+    """Seconds between checkpoints that train most, by simulation around Daly's, with the same draws.
+
+    The share is flat about its maximum, so it is that of a parabola through the best and its neighbours.
+    """
+    between = 1 / (record or paper_record()).per_second(devices)
+    around = max(daly(remedies.save, between), 1.0)
+    tried = [around * factor for factor in TRIED]
     shares = [
-        simulate(devices, days, remedies.model_copy(update={"interval": one}), record, draws=draws).mean
+        simulate(
+            devices, days, remedies.model_copy(update={"interval": one}), record,
+            per_node=per_node, draws=draws, seed=seed,
+        ).mean
         for one in tried
-    ]
-    return tried[int(np.argmax(shares))]
+    ]  # fmt: skip
+    best = min(max(int(np.argmax(shares)), 1), len(tried) - 2)
+    near = slice(best - 1, best + 2)
+    curve, slope, _ = np.polyfit(np.log(tried[near]), shares[near], 2)
+    if curve >= 0:
+        return tried[int(np.argmax(shares))]
+    return float(np.exp(np.clip(-slope / (2 * curve), math.log(tried[0]), math.log(tried[-1]))))
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What one remedy adds to the share of the time that trains."""
+
+    remedy: str
+    change: str
+    """With what, beside without what."""
+
+    had: bool
+    """Whether the plan has it; else it is what it would add."""
+
+    gain: float
 
 
 def worth(
-    devices: int, days: float, remedies: Remedies, record: Record | None = None, draws: int = 300
-) -> dict[str, float]:
-    """What each remedy adds to the share of the time that trains: the plan, less the plan without that remedy."""
-    without: dict[str, dict[str, Any]] = {
-        "fast checkpoints": {"save": 6 * remedies.save},
-        "noticing at once": {"notice": remedies.notice + 600},
-        "fast restarts": {"restart": 2 * remedies.restart},
-        "spare nodes": {"spares": 0},
-        "replica groups": {"groups": 1},
-    }
-    base = simulate(devices, days, remedies, record, draws=draws).mean
-    return {
-        name: base - simulate(devices, days, remedies.model_copy(update=change), record, draws=draws).mean
-        for name, change in without.items()
-    }
+    devices: int,
+    days: float,
+    remedies: Remedies,
+    record: Record | None = None,
+    *,
+    per_node: int = 8,
+    draws: int = 300,
+    seed: int = 1,
+) -> list[Worth]:
+    """What each remedy adds: those that the plan has beside the plan without, the others beside the plan with."""
+
+    def share(changes: dict[str, Any]) -> float:
+        how = remedies.model_copy(update=changes)
+        return simulate(devices, days, how, record, per_node=per_node, draws=draws, seed=seed).mean
+
+    r = remedies
+    spares = "enough spare nodes" if r.spares is None else f"{r.spares} spare nodes"
+    without: list[tuple[str, str, dict[str, Any]]] = [
+        ("fast checkpoints", f"{r.save:g} s, not {6 * r.save:g}", {"save": 6 * r.save}),
+        ("noticing at once", f"{r.notice:g} s, not {r.notice + 600:g}", {"notice": r.notice + 600}),
+        ("fast restarts", f"{r.restart:g} s, not {2 * r.restart:g}", {"restart": 2 * r.restart}),
+    ]
+    further: list[tuple[str, str, dict[str, Any]]] = [
+        ("checkpoints in memory", f"{r.save / 10:g} s, not {r.save:g}", {"save": r.save / 10}),
+    ]
+    if r.spares != 0:
+        without.append(("spare nodes", f"{spares}, not none", {"spares": 0}))
+    if r.spares is not None:
+        further.append(("more spare nodes", f"enough, not {r.spares}", {"spares": None}))
+    if r.groups > 1:
+        without.append(("replica groups", f"{r.groups}, not 1", {"groups": 1}))
+    elif devices > per_node:
+        further.append(("replica groups", "8, not 1", {"groups": 8}))
+    base = share({})
+    found = [Worth(name, change, True, base - share(changes)) for name, change, changes in without]
+    return found + [Worth(name, change, False, share(changes) - base) for name, change, changes in further]

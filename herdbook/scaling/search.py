@@ -126,7 +126,7 @@ def _nothing(
             f"no layout of {devices:,} devices divides the model and {tokens // length:,} rows; take a power of two of "
             "devices, or a batch with more rows"
         )
-    more = devices
+    more = 1 << devices.bit_length() - 1
     while more < 1 << 20:
         more *= 2
         rows = tokens // length
@@ -195,7 +195,31 @@ def _reason(step: Step, name: str, value: int) -> Reason:
 def _judged(step: Step, changed: Step, change: str) -> Reason:
     if not changed.fits:
         return Reason(change, None, f"needs {changed.memory / GIB:.1f} GiB")
-    names = {*step.parts, *changed.parts}
-    moved = {name: changed.parts.get(name, 0.0) - step.parts.get(name, 0.0) for name in names}
-    name = max(moved, key=lambda one: abs(moved[one]))
-    return Reason(change, changed.seconds / step.seconds, f"{name} {moved[name] / step.seconds:+.1%} of the step")
+    was, now = _grouped(step), _grouped(changed)
+    slower = changed.seconds > step.seconds
+    moved = {name: now.get(name, 0.0) - was.get(name, 0.0) for name in {*was, *now}}
+    name = max(sorted(moved), key=lambda one: moved[one] if slower else -moved[one])
+    return Reason(change, changed.seconds / step.seconds, f"{name} {100 * moved[name] / step.seconds:+.1f} %")
+
+
+def _grouped(step: Step) -> dict[str, float]:
+    """Seconds by part, the head's among the products, as a pipeline has them."""
+    parts = dict(step.parts)
+    parts["products"] += parts.pop("head", 0.0)
+    return parts
+
+
+def binding(step: Step) -> list[str]:
+    """What keeps the step from being faster: memory where it is nearly full, the parts that take most of the time."""
+    told = []
+    usable = step.cluster.memory - (0.0 if step.cluster.device == "cpu" else RESERVE_GIB)
+    full = step.memory / GIB / usable
+    if full > 0.85:
+        told.append(f"memory: {step.memory / GIB:.1f} of {usable:.1f} GiB that a run may use")
+    for name, value in sorted(_grouped(step).items(), key=lambda part: -part[1]):
+        share = f"{name}: {100 * value / step.seconds:.1f} % of the step"
+        if name == "products":
+            told.append(f"{share}, at {100 * step.calibration.matmul:.1f} % of the peak")
+        elif value > 0.04 * step.seconds:
+            told.append(share)
+    return told

@@ -27,6 +27,9 @@ class Serving:
     devices: int
     """Devices of the group (tensor ranks)."""
 
+    weights: float
+    """Bytes of the weights, over all devices of the group."""
+
     cache_per_token: int
     """Bytes of keys and values of one token, over all devices of the group."""
 
@@ -113,7 +116,7 @@ def serve(
     prompt_seconds = prompt_flops / devices / peak + passing(prompt)
     per_answer = answer * step / batch + prompt_seconds
     return Serving(
-        scheme, devices, per_token, most, batch,
+        scheme, devices, weights, per_token, most, batch,
         prefill=prompt / prompt_seconds / devices, decode=batch / step / devices, step=step,
         dollars=per_answer * devices * cluster.price / 3600 / answer * 1e6,
     )  # fmt: skip

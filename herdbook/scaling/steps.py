@@ -12,20 +12,22 @@ sharded over the data ranks). What herdbook's own training needs is in `train/me
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from scipy.optimize import brentq
-
 from herdbook.model.config import ModelConfig
 from herdbook.scaling.cluster import Calibration, Cluster
-from herdbook.settings import UserError
 
 GIB = 1 << 30
 RESERVE_GIB = 4.0  # CUDA, NCCL, gaps of the allocator; as `MachineSettings.reserve`
 BF16, FP32, ADAM = 2, 4, 12  # AdamW: two moments and the weights in fp32
 BACKWARD_ATTENTION = 2.5  # its five products beside forward's two
+LOSS_PASSES = 4  # over the logits: made, exponentials, their gradient, and that read again
+SOFTMAX_PASSES = (
+    6  # over attention weights, which lie in memory on a CPU: made, largest, exponentials, sum, share, read
+)
+MUON_ROUNDS = 5  # of Newton-Schulz, three products each
 Recompute = Literal["none", "selective", "full"]
 
 
@@ -70,7 +72,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Step:
-    """A training step on a cluster: every figure follows from these four."""
+    """A training step on a cluster: every figure follows from these."""
 
     config: ModelConfig
     layout: Layout
@@ -79,6 +81,12 @@ class Step:
 
     cluster: Cluster
     calibration: Calibration
+
+    item: int = BF16
+    """Bytes of a number in products."""
+
+    muon: bool = False
+    """Whether Muon trains the matrices; else AdamW does."""
 
     @property
     def tokens(self) -> int:
@@ -112,17 +120,19 @@ class Step:
         c, lay, cal = self.config, self.layout, self.calibration
         n, peak = self._here, self.cluster.peak
         attention = 4 * n * (self.length / 2) * c.heads * c.head_width / lay.tensor
-        passes = n * BF16 * (12 * c.dim + 4 * c.ffn_dim) / lay.tensor
+        passes = n * self.item * (12 * c.dim + 4 * c.ffn_dim) / lay.tensor
+        if self.cluster.device == "cpu":
+            passes += SOFTMAX_PASSES * n * self.item * (self.length / 2) * c.heads / lay.tensor
         parts = {
             "products": 2 * n * self._active / lay.tensor / (cal.matmul * peak),
             "attention": attention / (cal.attention_forward * peak),
             "memory passes": passes / (cal.memory * self.cluster.bandwidth),
         }
         if lay.tensor > 1:
-            moved = 4 * n * c.dim * BF16 * (lay.tensor - 1) / lay.tensor  # two gathers, two scatters
+            moved = 4 * n * c.dim * self.item * (lay.tensor - 1) / lay.tensor  # two gathers, two scatters
             parts["tensor"] = moved / self._link(lay.tensor)
         if lay.context > 1:
-            moved = n * 2 * c.kv_heads * c.head_width * BF16 / lay.tensor * (lay.context - 1)
+            moved = n * 2 * c.kv_heads * c.head_width * self.item / lay.tensor * (lay.context - 1)
             parts["context"] = moved / self._link(lay.tensor * lay.context) + self.cluster.latency * math.log2(
                 lay.context
             )
@@ -144,6 +154,8 @@ class Step:
             parts["recomputed"] = sum(forward.values())
         elif self.layout.recompute == "selective":
             parts["recomputed"] = forward["memory passes"]
+            if self.cluster.device == "cpu":  # whose attention is made again too (`train/recompute.py`)
+                parts["recomputed"] += forward["attention"]
         return parts
 
     def _link(self, ranks: int) -> float:
@@ -163,20 +175,37 @@ class Step:
         if lay.pipeline == 1:  # else the head stands in for a block
             head = 6 * self._here * lay.micros * self.config.dim * self.config.vocab_size / lay.tensor
             found["head"] = head / (self.calibration.matmul * self.cluster.peak)
+            logits = LOSS_PASSES * FP32 * self._here * lay.micros * self.config.vocab_size / lay.tensor
+            found["loss"] = logits / (self.calibration.memory * self.cluster.bandwidth)
         if lay.pipeline > 1:
             found["bubble"] = sum(found.values()) / lay.micros * (lay.pipeline - 1) / lay.stages
         shares = lay.data * lay.context
         if shares > 1:
-            moved = self._local * (BF16 + FP32) * (shares - 1) / shares
+            moved = self._local * (self.item + FP32) * (shares - 1) / shares
             found["data"] = moved / self._link(shares * lay.tensor) / max(lay.stages, self._hidden)
         update = self._local / shares * (ADAM + FP32 + FP32) * 2
         found["optimizer"] = update / (self.calibration.memory * self.cluster.bandwidth)
+        if self.muon:
+            found["muon"] = self._muon / shares / (self.calibration.matmul * self.cluster.peak)
         return found
 
     @property
+    def _muon(self) -> float:
+        """Operations that make a device's matrices orthogonal (Newton-Schulz)."""
+        c = self.config
+        width = c.head_width
+        shapes = [(c.dim, c.heads * width)] * 2 + [(c.dim, c.kv_heads * width)] * 2
+        shapes += [(c.dim, c.ffn_dim)] * (3 * max(c.experts, 1))
+        of_block = sum(4 * m * m * n + 2 * m**3 for m, n in (sorted(one) for one in shapes))
+        return MUON_ROUNDS * self.layers * of_block / self.layout.tensor
+
+    @property
     def _hidden(self) -> int:
-        """Into how many pieces FSDP's traffic falls without a pipeline, of which one shows: a block each."""
-        return self.layers if self.layout.pipeline == 1 else 1
+        """Into how many pieces FSDP's traffic falls without a pipeline, of which one shows: a block each.
+
+        A CPU moves the bytes itself, so that all of it shows.
+        """
+        return self.layers if self.layout.pipeline == 1 and self.cluster.device != "cpu" else 1
 
     @cached_property
     def _local(self) -> float:
@@ -259,20 +288,3 @@ class Step:
         """Whether it fits the device, what the driver and gaps take set aside."""
         reserve = 0.0 if self.cluster.device == "cpu" else RESERVE_GIB
         return self.memory <= (self.cluster.memory - reserve) * GIB
-
-
-def fit_matmul(step: Step, tflops: float) -> Calibration:
-    """The calibration with which this step reaches so many TFLOPs a device, only `matmul` changed.
-
-    Raises UserError when no share of the peak up to 1 does.
-    """
-
-    def away(share: float) -> float:
-        return replace(step, calibration=step.calibration.model_copy(update={"matmul": share})).tflops - tflops
-
-    if away(1.0) < 0 or away(1e-4) > 0:
-        raise UserError(
-            f"{tflops:.4g} TFLOPs a device cannot be explained: with products at the full peak it would be "
-            f"{away(1.0) + tflops:.4g}; check the cluster's figures"
-        )
-    return step.calibration.model_copy(update={"matmul": float(brentq(away, 1e-4, 1.0))})

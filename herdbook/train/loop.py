@@ -273,7 +273,7 @@ class Run:
 
         None when they did not come together because others were lost meanwhile.
         """
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         part = self.plan.at(self.step)
         if self.step == part.first > 0:
             self.skips.new_phase()
@@ -318,6 +318,7 @@ class Run:
             "mfu": flops / seconds / peak,
             "mfu_full_attention": full_flops / seconds / peak,
             "seconds": seconds,
+            "processor_seconds": time.process_time() - worked,
             "waiting_seconds": waited,
         }
 
@@ -393,6 +394,6 @@ class Run:
             "skipped_steps": self.skips.total,
             "goodput": self.ledger.figures(),
             **self.most.figures(),
-            "threads": self.threads,
+            **{key: getattr(self, key) for key in ("threads", "precision")},
             **self.validation,
         }
