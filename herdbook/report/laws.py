@@ -37,7 +37,7 @@ def _minima(found: Ladder) -> list[str]:
     rows = []
     for curve in found.curves.curves:
         size = found.runs.parameters[curve.runs]
-        best = curve.flops / 6 / curve.tokens
+        best = curve.parameters
         rows.append(
             (
                 f"{curve.flops:.3g}", f"{len(curve.runs)}", f"{amount(size.min())} – {amount(size.max())}",

@@ -53,6 +53,15 @@ def draw(out: Path, ladder: Ladder, loss: str = "loss") -> None:
         figure.savefig(out / "score.png", dpi=DOTS)
 
 
+def _few_labels(*axes: Any) -> None:
+    """Numbers at 1, 2 and 5 of each decade only: a span of less than one would have them overlap."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+
+    for axis in axes:
+        axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+        axis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+
+
 def _isoflop(axes: Any, runs: Runs, curves: IsoFlop, loss: str) -> None:
     """Loss over tokens, a colour a budget, as the paper's figure 2."""
     for number, curve in enumerate(curves.curves):
@@ -63,6 +72,7 @@ def _isoflop(axes: Any, runs: Runs, curves: IsoFlop, loss: str) -> None:
         axes.plot(grid, curve.at(grid), color=colour, linewidth=1, label=f"{curve.flops:.2g}")
         axes.plot([curve.tokens], [curve.loss], "x", color=colour, markersize=8)
     axes.set(xscale="log", xlabel="training tokens", ylabel=loss)
+    _few_labels(axes.xaxis)
     axes.legend(title="FLOPs", frameon=False)
 
 
@@ -75,6 +85,7 @@ def _optimum(axes: Any, curves: IsoFlop, target: float) -> None:
     axes.plot(grid, [curves.tokens.at(one) for one in grid], linewidth=1)
     axes.plot(flops, [curve.tokens for curve in curves.curves], "o", markersize=5)
     axes.set(xscale="log", yscale="log", xlabel="compute, FLOPs", ylabel="best number of training tokens")
+    _few_labels(axes.xaxis, axes.yaxis)
     axes.set_title(f"tokens = {curves.tokens.coefficient:.3g} · FLOPs^{curves.tokens.exponent:.3f}", fontsize=10)
 
 

@@ -111,10 +111,11 @@ def fit_runs(settings: LawsSettings, runs: Runs) -> tuple[Ladder, np.ndarray]:
     draws = bootstrap(fitted, runs, DRAWS, settings.seed)
     coming = _coming(fitted, draws, curves, settings.target or 8 * float(runs.flops.max()))
     low, high = curves.tokens.interval()
+    least, most = curves.parameters.interval()
     figures = {
         "runs": len(runs),
         "tokens_exponent": {"value": curves.tokens.exponent, "low": low, "high": high},
-        "parameters_exponent": {"value": 1 - curves.tokens.exponent, "low": 1 - high, "high": 1 - low},
+        "parameters_exponent": {"value": curves.parameters.exponent, "low": least, "high": most},
         "tokens_coefficient": curves.tokens.coefficient,
         "noise": curves.noise,
         "constants": fitted.constants,
@@ -131,7 +132,7 @@ def approaches(runs: Runs, curves: IsoFlop, fitted: Fit, draws: np.ndarray) -> d
 
     `without` says why where one of them cannot be taken with these runs.
     """
-    low, high = curves.tokens.interval()
+    low, high = curves.parameters.interval()
     names = list(fitted.law.constants)
     alpha, beta = names.index("alpha"), names.index("beta")
     slopes = draws[:, beta] / (draws[:, alpha] + draws[:, beta])
@@ -142,7 +143,7 @@ def approaches(runs: Runs, curves: IsoFlop, fitted: Fit, draws: np.ndarray) -> d
         found["envelope"] = {"value": envelope_of(runs)[1]}
     except UserError as error:
         found["envelope"] = {"without": str(error)}
-    found["isoflop"] = {"value": 1 - curves.tokens.exponent, "low": 1 - high, "high": 1 - low}
+    found["isoflop"] = {"value": curves.parameters.exponent, "low": low, "high": high}
     found["parametric"] = {"value": float(third), "low": float(third_low), "high": float(third_high)}
     return found
 

@@ -17,7 +17,6 @@ from herdbook.scaling.runs import Runs
 from herdbook.settings import UserError
 
 SIZES = 4  # a parabola has three constants, so with fewer nothing is left to tell the noise
-FLOPS_PER_TOKEN = 6.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,9 @@ class Curve:
     tokens: float
     """Tokens at its minimum."""
 
+    parameters: float
+    """Size there, by the line through the budget's own sizes and tokens."""
+
     loss: float
     """Loss there."""
 
@@ -71,7 +73,7 @@ class IsoFlop:
     """Optimal tokens by FLOPs; the paper has exponent .537 and coefficient .299."""
 
     parameters: Power
-    """Optimal parameters by FLOPs; with C = 6 N D its exponent is 1 minus that of tokens."""
+    """Optimal parameters by FLOPs; with C = 6 N D its exponent is 1 minus that of tokens, else by the sizes trained."""
 
     noise: float
     """Standard deviation of a run's loss about its parabola."""
@@ -98,9 +100,21 @@ def isoflop(runs: Runs, draws: int = 1000, seed: int = 1) -> IsoFlop:
     slopes = np.array([_line(np.log(flops), row, sigma) for row in drawn.T])
     intercept, slope = _line(np.log(flops), lowest, sigma)
     tokens = Power(float(np.exp(intercept)), float(slope), slopes)
-    sizes = np.column_stack([-np.log(FLOPS_PER_TOKEN) - slopes[:, 0], 1.0 - slopes[:, 1]])
-    parameters = Power(float(np.exp(-intercept) / FLOPS_PER_TOKEN), 1.0 - tokens.exponent, sizes)
+    sizes = [_sizes_by_tokens(runs, chosen) for chosen in budgets]
+    drawn_sizes = np.array([lift + slope * row for (lift, slope), row in zip(sizes, drawn, strict=True)])
+    size_slopes = np.array([_line(np.log(flops), row, sigma) for row in drawn_sizes.T])
+    intercept, slope = _line(np.log(flops), np.log([curve.parameters for curve in curves]), sigma)
+    parameters = Power(float(np.exp(intercept)), float(slope), size_slopes)
     return IsoFlop(curves, tokens, parameters, noise)
+
+
+def _sizes_by_tokens(runs: Runs, chosen: np.ndarray) -> tuple[float, float]:
+    """Intercept and slope of the logarithm of size over that of tokens within a budget.
+
+    With C = 6 N D the slope is -1; attention, which counts more in small models, makes it a little steeper.
+    """
+    slope, intercept = np.polyfit(np.log(runs.tokens[chosen]), np.log(runs.parameters[chosen]), 1)
+    return float(intercept), float(slope)
 
 
 def _design(runs: Runs, chosen: np.ndarray) -> tuple[np.ndarray, float]:
@@ -122,13 +136,16 @@ def _curve(runs: Runs, chosen: np.ndarray, design: np.ndarray, middle: float) ->
     few, many = np.log(runs.tokens[chosen].min()), np.log(runs.tokens[chosen].max())
     if not few <= x <= many:
         smallest, largest = runs.parameters[chosen].min(), runs.parameters[chosen].max()
-        wanted = flops / FLOPS_PER_TOKEN / np.exp(x)
+        lift, slope = _sizes_by_tokens(runs, chosen)
+        wanted = np.exp(lift + slope * x)
         side = f"smaller than {smallest:.3g}" if x > many else f"larger than {largest:.3g}"
         raise UserError(
             f"{named}: the best size lies outside those trained; add sizes {side} parameters, up to about {wanted:.3g} "
             "and beyond"
         )
-    return Curve(flops, chosen, float(a), float(np.exp(x)), float(c - b * b / (4 * a)), middle, coefficients)
+    lift, slope = _sizes_by_tokens(runs, chosen)
+    size = float(np.exp(lift + slope * x))
+    return Curve(flops, chosen, float(a), float(np.exp(x)), size, float(c - b * b / (4 * a)), middle, coefficients)
 
 
 def _drawn_minima(

@@ -104,6 +104,19 @@ def test_the_papers_law_gives_its_tokens() -> None:
     assert found.parameters.at(3.8e25) == pytest.approx(3.8e25 / 6 / 16.3e12, rel=0.01)
 
 
+def test_the_best_size_is_one_that_the_budget_pays_for() -> None:
+    """Attention costs what 6 N D does not count, most of all in small models."""
+    sizes, budgets = np.geomspace(2e4, 3e5, 9), np.geomspace(2e11, 1.6e12, 4)
+    parameters, flops = np.tile(sizes, 4), np.repeat(budgets, 9)
+    tokens = flops / (6 * parameters + 300 * np.sqrt(parameters))
+    away = np.log(tokens / (2e-6 * flops) ** 1.0 / 0.5)
+    found = isoflop(make_runs(parameters, tokens, 1 + 0.05 * away**2, flops))
+    for curve in found.curves:
+        paid = (6 * curve.parameters + 300 * np.sqrt(curve.parameters)) * curve.tokens
+        assert paid == pytest.approx(curve.flops, rel=0.01)
+        assert found.parameters.at(curve.flops) == pytest.approx(curve.parameters, rel=0.01)
+
+
 def test_bad_grids_say_what_to_add() -> None:
     flat = grid(4, 3, 0.0, np.random.default_rng(0))
     with pytest.raises(UserError, match="at least 2 compute budgets with 4 sizes"):
