@@ -64,13 +64,47 @@ def test_an_aim_may_name_another_figure_also_for_each_match() -> None:
     assert unknown.reached is None and "not measured" in unknown.aim
 
 
+def test_an_aim_may_be_about_an_end_of_the_interval() -> None:
+    for name, reached in (("exam.facts.1.low", True), ("exam.facts.1", False), ("exam.facts.100.low", None)):
+        (judged,) = judge(parse_aim(name, "<= 0.2"), MEASURED)
+        assert (judged.name, judged.reached) == (name, reached)
+    assert judge(parse_aim("exam.facts.*.high", "<= 0.3"), MEASURED)[0].figure.n == 100  # type: ignore[union-attr]
+    (between,) = judge(parse_aim("exam.facts.1.low", "< exam.facts.1.high"), MEASURED)
+    assert between.reached and between.aim == "< exam.facts.1.high (0.3)"
+
+
+@pytest.mark.parametrize(
+    ("expression", "reached", "shown"),
+    [
+        (">= exam.facts.1 + 0.75", True, ">= exam.facts.1 + 0.75 (1)"),
+        (">= exam.facts.1 + .76", False, ">= exam.facts.1 + 0.76 (1.01)"),
+        ("<= 4 * exam.facts.1", True, "<= 4 * exam.facts.1 (1)"),
+        ("<= 0.5 * exam.bits.xz - 0.1", False, "<= 0.5 * exam.bits.xz - 0.1 (0.87)"),
+    ],
+)
+def test_an_aim_may_reckon_with_another_figure(expression: str, reached: bool, shown: str) -> None:
+    (judged,) = judge(parse_aim("exam.facts.100", expression), MEASURED)
+    assert (judged.reached, judged.aim) == (reached, shown)
+
+
+def test_an_aim_may_say_what_it_shows() -> None:
+    aim = parse_aim("exam.bits.xz", {"aim": "> 1", "claim": "xz compresses"})
+    assert judge(aim, MEASURED)[0].claim == "xz compresses" and judge(aim, MEASURED)[0].reached
+    for wrong in ({"aim": "> 1"}, {"aim": "> 1", "claim": 3}, {"aim": "1", "claim": "x"}):
+        with pytest.raises(UserError):
+            parse_aim("exam.bits.xz", wrong)
+
+
 def test_an_unmeasured_figure_is_said_to_be_so() -> None:
     for name in ("exam.speed", "exam.name", "exam.lost", "exam.bits", "other.x"):
         (judged,) = judge(parse_aim(name, "> 1"), MEASURED)
         assert judged.figure is None and judged.reached is None
 
 
-@pytest.mark.parametrize("expression", ["", "0.9", ">=", "=> 1", "> 1 2", "about 3", "> abc", 0.9, None, [">= 1"]])
+@pytest.mark.parametrize(
+    "expression",
+    ["", "0.9", ">=", "=> 1", "> 1 2", "about 3", "> abc", "> 2 * 3", "> 1 + 1", "> a.b + c", 0.9, None, [">= 1"]],
+)
 def test_what_is_no_comparison_is_refused(expression: Any) -> None:
     with pytest.raises(UserError):
         parse_aim("a.b", expression)

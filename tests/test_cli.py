@@ -60,6 +60,20 @@ def test_a_run_ends_with_aims_times_and_the_next_step(recipe: Path, tmp_path: Pa
     assert "running stage=base" in ran.stderr
 
 
+def test_a_runs_aims_stand_below_the_claims_they_show(recipe: Path, tmp_path: Path) -> None:
+    told = RECIPE.replace('base.total: ">= 10"', 'base.total: {aim: ">= 10", claim: sums are large}')
+    told = told.replace('base.accuracy: ">= 0.9"', 'base.accuracy.low: {aim: ">= 0.9", claim: sums are right}')
+    told = told.replace('more.total: "< base.total"', 'more.total: {aim: "< 0.9 * base.total", claim: sums are right}')
+    recipe.write_text(told)
+    jsonschema.validate(yaml.safe_load(told.replace("${recipe}", "x")), kinds_report.schema(None))
+    lines = call("run", recipe, "--book", tmp_path / "book").stdout.splitlines()
+    place = lines.index("sums are right: does not hold")
+    assert " ".join(lines[place + 1].split()) == "base.accuracy.low 0.75 0.7 to 0.8 4 >= 0.9 not reached"
+    assert lines[place + 2].split()[:2] == ["more.total", "5"] and lines[place + 2].endswith(" reached")
+    assert "sums are large: holds" in lines and "further aims" in lines
+    assert "3 of 6 aims reached; 1 of 2 claims hold" in lines
+
+
 def test_check_says_what_would_run_and_runs_nothing(recipe: Path, tmp_path: Path) -> None:
     book = tmp_path / "book"
     asked = call("run", recipe, "--book", book, "--check")

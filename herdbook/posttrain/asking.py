@@ -30,6 +30,11 @@ def chance(*of: object) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
+def is_kept_back(name: str, share: float) -> bool:
+    """Whether the request of this id is among the share that gates judge by and nothing else sees."""
+    return chance("kept back", name) < share
+
+
 def read_requests(path: Path, settings: AskSettings, held: bool = False) -> list[Request]:
     """The requests to ask, in the order of their file; with `held` those that are kept back for gates.
 
@@ -48,7 +53,7 @@ def read_requests(path: Path, settings: AskSettings, held: bool = False) -> list
         found[row["id"]] = row
     wanted = [row for row in found.values() if settings.tasks is None or row.get("task") in settings.tasks]
     if settings.split == "train":
-        wanted = [row for row in wanted if (chance("kept back", row["id"]) < settings.kept_back) == held]
+        wanted = [row for row in wanted if is_kept_back(row["id"], settings.kept_back) == held]
     if not wanted:
         known = ", ".join(sorted({str(row.get("task")) for row in found.values()}))
         raise UserError(f"{file}: no requests are left by tasks and kept_back; its tasks are {known or 'none'}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from herdbook.console import log
+from herdbook.posttrain.asking import is_kept_back
 from herdbook.posttrain.dialogs import encode, read_dialogs
 from herdbook.posttrain.settings import SftSettings
 from herdbook.settings import UserError
@@ -31,7 +32,7 @@ class DialogSets:
 
     sets: TokenSets
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of each set: dialogs, how many are too long or cut off, tokens, answer tokens."""
+    """Of each set: dialogs, how many are too long, cut off or kept back for gates, tokens, answer tokens."""
 
 
 def read_sets(folders: Mapping[str, Path], tokenizer: Tokenizer, settings: SftSettings) -> DialogSets:
@@ -49,8 +50,11 @@ def read_sets(folders: Mapping[str, Path], tokenizer: Tokenizer, settings: SftSe
 
 def _read_set(folder: Path, tokenizer: Tokenizer, settings: SftSettings) -> tuple[dict[str, TokenSet], dict[str, Any]]:
     kept: dict[str, list[Any]] = {"train": [], "heldout": []}
-    counts = {"dialogs": 0, "too_long": 0, "cut_off": 0}
+    counts = {"dialogs": 0, "too_long": 0, "cut_off": 0, "kept_back": 0}
     for dialog in read_dialogs(folder):
+        if is_kept_back(str(dialog.columns.get("id")), settings.kept_back):
+            counts["kept_back"] += 1
+            continue
         if dialog.columns.get("ended") is False:  # an answer that ran out of room would teach not to end
             counts["cut_off"] += 1
             continue

@@ -32,7 +32,8 @@ def gate(
     trained: list[Path] | None,
     out: Path,
 ) -> dict[str, Any]:
-    """Give `model` on as `out`/model if it passes, else `previous`; returns the figures of both, and `passed`.
+    """Give `model` on as `out`/model if it passes, else `previous`; returns the figures of `model`,
+    `passed`, and under `given` those of the one that was given on.
 
     `model` and `previous` are entries; `trained` are the preference trainings' entries. Without `previous` scores
     cannot fall. UserError when the model does not pass and there is none before it.
@@ -50,7 +51,8 @@ def gate(
     for file in out.glob("answers.*.jsonl"):
         file.unlink()
     link_tree(kept / "model" if (kept / "model").is_dir() else kept, out / "model")
-    found = figures(new, old) | {"passed": float(passed), "slopes": slopes, "failures": lost}
+    given = figures(new if passed or old is None else old, None)
+    found = figures(new, old) | {"passed": float(passed), "given": given, "slopes": slopes, "failures": lost}
     write_json(out / "gate.json", found)
     return found
 

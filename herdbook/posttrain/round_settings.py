@@ -180,6 +180,15 @@ class RoundsSettings(Settings):
     samples: int = Field(default=1, ge=1)
     """Rounds whose sampled dialogs a round's SFT learns from, the latest ones."""
 
+    reward_from: Literal["base", "tuned"] = "base"
+    """What a reward model begins from: the pre-trained model, as in the paper, or the best fine-tuned one so far."""
+
+    sft_from: Literal["base", "tuned"] = "base"
+    """What a round's fine-tuning begins from: the pre-trained model, as in the paper, or the best one so far."""
+
+    kept_back: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the training requests that gates judge by; no step learns from them, nor from dialogs of their ids."""
+
     seed: int = Field(default=0, ge=0)
     """Seed of the whole: rounds of other seeds ask other requests and draw other answers."""
 

@@ -1,7 +1,8 @@
 """The rounds of post-training (§4.1) as stages: reward model, rejection sampling, SFT, preferences, averaging, gate.
 
-The reward model and the fine-tuned model begin from the pre-trained one in every round; the reward model learns from
-the preferences of all rounds, the preference training from the latest. Answers are drawn from the best model so far.
+The reward model and the fine-tuned model begin from the pre-trained one in every round (or, where told, from the best
+one so far); the reward model learns from the preferences of all rounds, the preference training from the latest.
+Answers are drawn from the best model so far.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from herdbook.files import read_json
 from herdbook.posttrain.round_settings import RoundsEndSettings, RoundsSettings
 from herdbook.settings import Settings
 from herdbook.steps import Step
+
+ASKING = ("sft", "collect", "sample", "gate")
+"""Kinds whose steps must agree on what is kept back for the gates."""
 
 
 def steps(name: str, settings: Settings, inputs: dict[str, tuple[str, ...]]) -> list[Step]:
@@ -44,6 +48,8 @@ class Plan:
     def add(self, own: str, kind: str, inputs: dict[str, list[str]], like: str = "", **settings: Any) -> list[str]:
         """One more step; its whole name, as an input of others."""
         whole = f"{self.name}.{own}"
+        if kind in ASKING:
+            settings["kept_back"] = self.settings.kept_back
         self.steps.append(Step(whole, kind, inputs, like, settings))
         return [whole]
 
@@ -68,11 +74,12 @@ class Plan:
         fed = {"model": [*self.best, *self.second], "requests": self.requests}
         self.collected += self.add(f"{own}.collect", "collect", fed, seed=self.seed(number), round=number)
         every = [*given.get("preferences", []), *self.collected]
-        fed = {"model": self.base, "preferences": every}
+        fed = {"model": self.best if self.settings.reward_from == "tuned" else self.base, "preferences": every}
         reward, _ = self.averaged(f"{own}.reward", "reward", members.reward, fed)
         fed = {"model": self.best, "requests": self.requests, "reward": reward}
         self.sampled += self.add(f"{own}.sample", "sample", fed, seed=self.seed(number))
-        fed = {"model": self.base, "dialogs": [*given.get("dialogs", []), *self.sampled[-self.settings.samples :]]}
+        taught = [*given.get("dialogs", []), *self.sampled[-self.settings.samples :]]
+        fed = {"model": self.best if self.settings.sft_from == "tuned" else self.base, "dialogs": taught}
         tuned, _ = self.averaged(f"{own}.sft", "sft", members.sft, fed)
         fed = {"model": tuned, "preferences": self.collected[-self.settings.latest :]}
         model, trained = self.averaged(f"{own}.preference", "preference", members.preference, fed)
@@ -84,11 +91,11 @@ class Plan:
 
 
 def rounds(settings: RoundsEndSettings, gates: list[Path], out: Path) -> dict[str, Any]:
-    """Give the last gate's model as `out`/model; returns what each round's model scored."""
+    """Give the last gate's model as `out`/model; returns its figures, and by round the candidate's and the choice's."""
     from herdbook.posttrain.gate import link_tree
 
     found = [read_json(folder / "gate.json") for folder in gates]
     link_tree(gates[-1] / "model", out / "model")
-    kept = ("score", "ended", "passed", "change")
+    kept = ("score", "ended", "passed", "change", "given")
     by_round = {f"r{number}": {key: one[key] for key in kept if key in one} for number, one in enumerate(found, 1)}
-    return {**{key: found[-1][key] for key in ("score", "ended", "tasks") if key in found[-1]}, "by": by_round}
+    return {**found[-1]["given"], "by": by_round}

@@ -79,6 +79,9 @@ class SftSettings(PosttrainSettings):
     packing: Literal["whole", "best_fit"] = "whole"
     """What becomes of dialogs longer than a row: whole leaves them out, best_fit cuts them."""
 
+    kept_back: float = Field(0.0, ge=0, lt=1)
+    """Share of the requests that gates judge by: dialogs that bear the id of one of them are left out."""
+
     @model_validator(mode="after")
     def _one_way_to_mix(self) -> SftSettings:
         if self.mix is not None and (self.times is not None or self.passes is not None):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from herdbook.book import Book, Entry, folder_name
-from herdbook.metrics import figures, select, short
+from herdbook.metrics import Figure, figures, select, short
 from herdbook.report.text import duration, local_time, table
 from herdbook.settings import UserError
 from herdbook.stages import KINDS, load
@@ -48,10 +48,38 @@ def one(entry: Entry, folder: str) -> list[str]:
         lines.append(f"from      {name}: {', '.join(folder_name(item.stage, item.id) for item in parents)}")
     for name, source in entry.sources.items():
         lines.append(f"source    {name}: {source.path} ({source.content[:12]})")
-    lines += ["", "settings"]
-    lines += [f"  {name} = {value}" for name, value in _flat(entry.settings)]
-    rows = [(name, short(item.value), item.interval) for name, item in figures(entry.metrics)]
-    return [*lines, "", *table(("figure", "value", "95 % interval"), rows, right=(1,))] if rows else lines
+    given = dict(_flat(entry.given))
+    for title, own in (("settings given", True), ("settings by default", False)):
+        shown = [f"  {name} = {value}" for name, value in _flat(entry.settings) if (name in given) is own]
+        lines += ["", title, *shown] if shown else []
+    lines += [f"{name}: {text}" for name, text in _texts(entry.metrics)]
+    found = list(figures(entry.metrics))
+    if not found:
+        return lines
+    rows = [(name, short(one.value), one.interval, short(one.n) if one.n is not None else "") for name, one in found]
+    return [*lines, "", *_grouped(table(("figure", "value", "95 % interval", "n"), rows, right=(1, 3)), found)]
+
+
+def _texts(metrics: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """What metrics say in words, such as why a gate did not let a model pass."""
+    for key, item in metrics.items() if isinstance(metrics, dict) else enumerate(metrics):
+        if isinstance(item, (dict, list)):
+            yield from _texts(item, f"{prefix}{key}.")
+        elif isinstance(item, str):
+            yield f"{prefix}{key}", item
+
+
+def _grouped(lines: list[str], found: list[tuple[str, Figure]]) -> Iterator[str]:
+    """A table of figures with a gap before and after those that lie together under one name."""
+    yield from lines[:2]
+    before = ""
+    for line, (name, _) in zip(lines[2:], found, strict=True):
+        group, dot, _ = name.partition(".")
+        group = group if dot else ""
+        if group != before:
+            yield ""
+        yield line
+        before = group
 
 
 def _machine(found: dict[str, Any]) -> str:

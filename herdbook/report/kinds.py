@@ -71,7 +71,10 @@ def schema(kind: StageKind | None = None) -> dict[str, Any]:
     stages = {item.name: _stage(item, definitions, keys) for item in kinds}
     if kind:
         return {"$schema": DIALECT, **stages[kind.name], "$defs": definitions}
-    number = {"type": "string", "pattern": r"^\s*(>=|<=|==|>|<)\s*\S+\s*$"}
+    compared = {"type": "string", "pattern": r"^\s*(>=|<=|==|>|<)\s*\S.*$"}
+    words = {"aim": compared, "claim": {"type": "string"}}
+    told = {"type": "object", "properties": words, "required": list(words), "additionalProperties": False}
+    number = {"anyOf": [compared, told]}
     return {
         "$schema": DIALECT,
         "title": "herdbook recipe",

@@ -12,7 +12,13 @@ from herdbook.report.text import command, duration, table
 from herdbook.run import Task
 from herdbook.stages import KINDS
 
-STYLES = {"reached": "green", "not reached": "red", "not measured": "yellow"}
+STYLES = {
+    "reached": "green",
+    "not reached": "red",
+    "not measured": "yellow",
+    ": holds": "bold green",
+    ": does not hold": "bold red",
+}
 
 
 def summary(wanted: Iterable[aims.Aim], entries: dict[str, Entry], next_step: str) -> list[str]:
@@ -42,16 +48,40 @@ def _energy(entries: Iterable[Entry]) -> str:
     return f"{'≈ ' if estimated else ''}{joules / 3600:.2g} Wh" if used else ""
 
 
+_WORDS = {True: "reached", False: "not reached", None: "not measured"}
+
+
 def _aims(judged: list[aims.Judged]) -> list[str]:
-    words = {True: "reached", False: "not reached", None: "not measured"}
-    rows = []
+    """Each aim beside what was measured; those of one claim stand together below it, where claims are told."""
+    claims: dict[str, list[aims.Judged]] = {}
     for item in judged:
-        value = short(item.figure.value) if item.figure else ""
-        interval = item.figure.interval if item.figure else ""
-        rows.append((item.name, value, interval, item.aim, words[item.reached]))
+        claims.setdefault(item.claim, []).append(item)
+    told = any(claims)
+    rows = [_row(item, "  " if told else "") for items in claims.values() for item in items]
+    lines = table(("figure", "measured", "95 % interval", "n", "aim", ""), rows, right=(1, 3))
     reached = sum(item.reached is True for item in judged)
     head = f"{reached} of {len(judged)} aims reached"
-    return [*table(("figure", "measured", "95 % interval", "aim", ""), rows, right=(1,)), head]
+    if not told:
+        return [*lines, head]
+    found, left = lines[:2], iter(lines[2:])
+    for claim, items in claims.items():
+        found += ["", f"{claim}: {_verdict(items)}" if claim else "further aims"]
+        found += [next(left) for _ in items]
+    held = sum(_verdict(items) == "holds" for claim, items in claims.items() if claim)
+    return [*found, "", f"{head}; {held} of {sum(map(bool, claims))} claims hold"]
+
+
+def _row(item: aims.Judged, indent: str) -> tuple[str, ...]:
+    figure = item.figure
+    value, interval = (short(figure.value), figure.interval) if figure else ("", "")
+    count = short(figure.n) if figure and figure.n is not None else ""
+    return f"{indent}{item.name}", value, interval, count, item.aim, _WORDS[item.reached]
+
+
+def _verdict(items: Iterable[aims.Judged]) -> str:
+    """What becomes of a claim: it holds where all its aims are reached."""
+    reached = [item.reached for item in items]
+    return "does not hold" if False in reached else "not measured" if None in reached else "holds"
 
 
 def plan_table(tasks: Iterable[Task], book: Book) -> list[str]:

@@ -67,6 +67,7 @@ def test_a_task_that_fell_keeps_the_model_before(tmp_path: Path, models: dict[st
     found = run(tmp_path / "out", models, requests, "lopsided", "even")
     assert found["passed"] == 0.0 and len(found["failures"]) == 1 and "fact fell by" in found["failures"][0]
     assert same_model(tmp_path / "out" / "model", models["even"] / "model")
+    assert near(found["tasks"]["fact"], 0.1) and near(found["given"]["tasks"]["fact"], 0.5)
     assert run(tmp_path / "out", models, requests, "lopsided", "even", fall=0.6)["passed"] == 1.0
 
 

@@ -1,8 +1,9 @@
-"""The rounds: who feeds whom in them; and a tiny herd that goes through two, whole and killed."""
+"""The rounds: who feeds whom in them; and a tiny herd that goes through two, and is killed in a third."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,22 @@ def test_the_reward_model_learns_from_all_rounds_and_preferences_from_the_latest
     assert len({found[f"chat.round{number}.sample"].settings["seed"] for number in (1, 2, 3, 4)}) == 4
 
 
+def test_reward_and_sft_begin_from_the_best_model_so_far_where_told() -> None:
+    found = expanded(rounds=2, reward_from="tuned", sft_from="tuned")
+    assert found["chat.round1.reward"].inputs["model"] == found["chat.round1.sft"].inputs["model"] == ["chat.start"]
+    assert found["chat.round2.reward"].inputs["model"] == ["chat.round1.gate"]
+    assert expanded(reward_from="tuned")["chat.round2.sft"].inputs["model"] == ["base"]
+
+
+def test_all_steps_agree_on_what_is_kept_back_for_gates() -> None:
+    steps = expanded(rounds=2, kept_back=0.25).values()
+    told = {step.kind: step.settings.get("kept_back") for step in steps}
+    assert told == {
+        **dict.fromkeys(("sft", "collect", "sample", "gate"), 0.25),
+        **dict.fromkeys(("reward", "preference", "rounds")),
+    }
+
+
 def test_rounds_of_another_seed_ask_and_draw_anew(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(
@@ -94,7 +111,7 @@ def test_without_written_dialogs_the_first_answers_are_the_bases() -> None:
 
 RECIPE = """\
 stages:
-  asked: {{kind: fake-requests, count: 60}}
+  asked: {{kind: fake-requests, count: 80}}
   base: {{kind: adopt, path: "{folder}"}}
   chat:
     kind: posttrain
@@ -106,7 +123,8 @@ stages:
     collect: {{max_tokens: 4, draws: 8}}
     sample: {{max_tokens: 4, answers: 8}}
     round1: {{sample: {{pick: both, keep: right}}}}
-    gate: {{max_tokens: 4, kept_back: 0.3, fall: 0.5}}
+    kept_back: 0.3
+    gate: {{max_tokens: 4, fall: 0.5}}
     round2: {{preference: {{steps: 8, checkpoint_every: 2}}}}
 """
 
@@ -159,24 +177,27 @@ def test_two_rounds_teach_a_tiny_model_the_right_answer(herd: tuple[Path, dict[s
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_round_two_goes_on_to_the_same_result(
+def test_a_run_killed_in_every_step_of_round_three_goes_on_to_the_same_result(
     herd: tuple[Path, dict[str, Entry]], tmp_path: Path
 ) -> None:
-    folder, whole = herd
-    book = tmp_path / "book"
-    command = [sys.executable, "-m", "tests.support.fakes", "run", str(folder / "recipe.yaml"), "--book", str(book)]
-    for kind, name in (("collect", "chat.round2.collect"), ("preference", "chat.round2.preference")):
-        work = book / ".work" / f"{kind}-{whole[name].id[:12]}"
-        begun = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder, _ = herd
+    words = ["chat.rounds=3", "chat.round3.preference.steps=8", "chat.round3.preference.checkpoint_every=2"]
+    book, calm = tmp_path / "book", tmp_path / "calm"
+    for one in (book, calm):
+        shutil.copytree(folder / "book", one)
+    whole = run.run_recipe(read_recipe(folder / "recipe.yaml", words), Book(calm))
+    command = [sys.executable, "-m", "tests.support.fakes", "run", str(folder / "recipe.yaml"), *words]
+    for step in ("collect", "reward", "sample", "sft", "preference", "gate"):
+        work = book / ".work" / f"{step}-{whole[f'chat.round3.{step}'].id[:12]}"
+        begun = subprocess.Popen([*command, "--book", str(book)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 300
-        wanted = "checkpoints/*/.metadata" if kind == "preference" else "drawn.*"
-        while not any(work.glob(wanted)):
+        while not any(work.glob("checkpoints/*/.metadata" if step == "preference" else "*")):
             assert begun.poll() is None and time.monotonic() < end
             time.sleep(0.002)
         begun.send_signal(signal.SIGKILL)
         begun.wait()
-    again = run.run_recipe(read_recipe(folder / "recipe.yaml"), Book(book))
+    again = run.run_recipe(read_recipe(folder / "recipe.yaml", words), Book(book))
     assert figures(again) == figures(whole)
-    assert again["chat.round2.preference"].attempts > 1
-    model = Book(book).folder_of(again["chat"]) / "model" / "model.safetensors"
-    assert model.read_bytes() == (folder / "book" / whole["chat"].name / "model" / "model.safetensors").read_bytes()
+    assert all(again[f"chat.round3.{step}"].attempts > 1 for step in ("collect", "reward", "sample", "preference"))
+    weights = [one / whole["chat"].name / "model" / "model.safetensors" for one in (book, calm)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from herdbook.inference.engine import Engine, Sampling
 from herdbook.model.huggingface import load_model
+from herdbook.posttrain.asking import read_requests
 from herdbook.posttrain.dialog_batches import read_sets, resolved
+from herdbook.posttrain.round_settings import AskSettings
 from herdbook.posttrain.settings import SftSettings
 from herdbook.posttrain.sft import sft
 from herdbook.settings import UserError
@@ -24,6 +26,7 @@ from herdbook.train.objective import AnswerTokens
 from herdbook.train.phased import PhasedBatches
 from herdbook.train.phases import Plan
 from tests.posttrain.conftest import Write, sums
+from tests.support.chains import write_requests
 from tests.support.ranks import run_ranks
 
 
@@ -124,6 +127,13 @@ def test_what_is_too_long_or_cut_off_is_left_out_and_counted(write: Write, chat_
     assert (figures["dialogs"], figures["too_long"], figures["cut_off"]) == (3, 1, 1)
     with pytest.raises(UserError, match="no dialog of at most length=128 tokens to train on in the set 'a'"):
         read_sets({"a": write("b", [long])}, chat_tokenizer, options())
+
+
+def test_what_gates_judge_by_is_not_learnt_from(write: Write, chat_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    asked = read_requests(write_requests(tmp_path, 200), AskSettings(kept_back=0.3), held=True)
+    rows = [{**row, "id": f"problem-{number}"} for number, row in enumerate(sums(0, 200))]
+    figures = read_sets({"a": write("a", rows)}, chat_tokenizer, options(kept_back=0.3)).figures["a"]
+    assert figures["kept_back"] == len(asked) and figures["dialogs"] == 200 - len(asked)
 
 
 def test_held_out_dialogs_share_no_prompt_with_trained_ones(write: Write, chat_tokenizer: Tokenizer) -> None:
