@@ -130,6 +130,10 @@ def test_show_and_pedigree_tell_the_herd(recipe: Path, tmp_path: Path) -> None:
     one = call("show", "base", "--book", book).stdout
     for words in ("model.width = 3", "0.7 to 0.8", "raw: pages-", "machine", "energy"):
         assert words in one
+    given, default = one.split("settings by default")
+    assert "  steps = 4" in given.split("settings given")[1] and "  rate = 0.001" in default
+    (counted,) = [line for line in one.splitlines() if line.startswith("accuracy")]
+    assert counted.split() == ["accuracy", "0.75", "0.7", "to", "0.8", "4"]
     tree = call("pedigree", "more", "--book", book).stdout
     assert tree.splitlines()[0].startswith("more-") and "steps=3" in tree.splitlines()[0]
     assert "(above)" in tree and "model.width=3" in tree and f"source {recipe}" in tree
