@@ -47,6 +47,21 @@ def test_groups_scores_and_every_mark(tmp_path: Path) -> None:
     assert found["same"]["chat"]["score"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 3}
 
 
+def test_a_mark_that_only_some_samples_carry_is_told_over_those(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "score": 0.0},
+        {"id": 2, "score": 0.0, "followed": False},
+        {"id": 3, "score": 1.0, "followed": True},
+    ]
+    before = write(tmp_path / "a", "chat.jsonl", rows)
+    after = write(
+        tmp_path / "b", "chat.jsonl", [{**row, "followed": True} if "followed" in row else row for row in rows]
+    )
+    found = paired_change(before, after, 1)["chat"]
+    assert found["score"]["n"] == 3 and found["score"]["value"] == 0
+    assert found["followed"]["n"] == 2 and found["followed"]["value"] == 0.5
+
+
 def test_other_questions_are_no_comparison(tmp_path: Path) -> None:
     before = write(tmp_path / "a", "facts.jsonl", [{"id": 1, "right": True}])
     with pytest.raises(UserError, match="not about the same questions"):
