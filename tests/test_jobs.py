@@ -7,15 +7,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from herdbook import jobs
 from herdbook.book import Book
+from herdbook.posttrain.settings import SftSettings
 from herdbook.recipe import read_recipe
 from herdbook.run import Task, plan, run_recipe
 from herdbook.settings import UserError
+from herdbook.stages import KINDS
 from herdbook.train.devices import visible_devices
 from tests.support import fakes  # noqa: F401  (registers the kinds)
 
@@ -113,6 +116,7 @@ def test_after_a_kill_the_same_command_ends_with_the_same_bytes(tmp_path: Path, 
         assert "was ended by SIGKILL, perhaps for want of memory: try fewer jobs" in errors
     psutil.wait_procs(children, timeout=30)
     assert not any(child.is_running() for child in children)  # none is left behind
+    assert whom == "stage" or not list(book.glob("other-*"))  # nor went on to its end
     assert not list((book / ".work").glob("fake-raw*.lock"))
     again = start(recipe, book)
     _, errors = again.communicate(timeout=60)
@@ -165,6 +169,21 @@ def test_threads_are_shared_where_anything_can_run_beside(tmp_path: Path, monkey
     assert jobs.threads_of(tasks(tmp_path), 2) == {"pages": 8, "base": 4, "other": 4, "more": 4}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert set(jobs.threads_of(tasks(tmp_path), 3).values()) == {1}
+
+
+def test_a_stage_of_several_processes_runs_alone(tmp_path: Path) -> None:
+    made = {
+        name: Task(name, KINDS["sft"], SftSettings.model_validate({"steps": 1, "parallel": {"shard": ranks}}), id=name)
+        for name, ranks in (("wide", 2), ("one", 1), ("two", 1))
+    }
+    assert [name for name, task in made.items() if jobs.spread(task)] == ["wide"]
+    runner = jobs.Runner(Book(tmp_path), list(made.values()), 3)
+    beside = {("wide", "one"): False, ("one", "wide"): False, ("one", "two"): True, ("one", "one"): False}
+    for (running, new), may in beside.items():
+        runner.jobs = [SimpleNamespace(task=made[running])]  # type: ignore[list-item]
+        assert runner._room(made[new]) is may
+    runner.jobs = []
+    assert runner._room(made["wide"])
 
 
 def test_each_job_has_accelerators_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
