@@ -93,7 +93,7 @@ def _judge(settings: SampleSettings, reward: Path | None, asked: list[Asked], dr
         requests = [request for (request, _), _ in part]
         unique = [list(dict.fromkeys(row["answers"])) for _, row in part]
         true = verdicts(requests, unique)
-        said = [[answer for answer in own if answer] for own in unique]  # nothing said has no reward
+        said = [_whole(row) for _, row in part]  # the others may be longer than what the reward model holds
         tools = [request.get("tools") for request in requests]
         scored = model.score([messages for (_, messages), _ in part], said, tools) if model is not None else said
         rows = []
@@ -106,6 +106,11 @@ def _judge(settings: SampleSettings, reward: Path | None, asked: list[Asked], dr
 
     items = {item[0]["id"]: (item, row) for item, row in zip(asked, drawn, strict=True)}
     return in_chunks(out / "judged.jsonl", items, work, 256, "judging")
+
+
+def _whole(drawn: Row) -> list[str]:
+    """The answers that ended and say something, each once; no other can be picked, so no other has a reward."""
+    return list(dict.fromkeys(answer for answer, ended in zip(drawn["answers"], drawn["ended"]) if ended and answer))
 
 
 def _reward_model(folder: Path, device: str | None) -> Any:

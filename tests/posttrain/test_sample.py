@@ -11,11 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from herdbook.posttrain.asking import Drawer, chance, read_requests, with_system
+from herdbook.model.huggingface import save_model
+from herdbook.model.reward import RewardConfig
+from herdbook.model.transformer import Transformer
+from herdbook.posttrain.asking import Drawer, chance, prompt_ids, read_requests, with_system
 from herdbook.posttrain.round_settings import AskSettings, SampleSettings
 from herdbook.posttrain.sample import pick, sample, worth
 from herdbook.settings import UserError
 from tests.support.chains import digits, write_chain, write_requests
+from tests.support.models import tiny_config
+from tests.support.tokenizers import byte_tokenizer
 
 SHARES = {"7": 0.25, "3": 0.45, "5": 0.3}
 ENDS = 0.8
@@ -67,6 +72,27 @@ def test_dialogs_hold_the_best_answers_behind_what_was_asked(tmp_path: Path, cha
         assert row["ended"][row["best"]]
         assert dialog["verdict"] == max(v for v, e in zip(row["verdicts"], row["ended"], strict=True) if e)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dialogs", "samples.jsonl"]
+
+
+def test_an_answer_that_ran_out_of_room_has_no_reward_and_may_be_longer_than_the_judge_holds(
+    tmp_path: Path, chain: Path
+) -> None:
+    tokenizer = byte_tokenizer()
+    world = write_requests(tmp_path / "world", 10)
+    (prompt,) = {
+        len(prompt_ids(tokenizer, row, row["messages"])) for row in read_requests(world, settings())
+    }  # of all as long
+    shape = RewardConfig.of(tiny_config(vocab_size=tokenizer.vocab_size, max_length=prompt + 2))
+    judge = Transformer(shape)
+    judge.initialize(0)
+    save_model(judge, tmp_path / "judge", bos_id=tokenizer.bos_id, eos_ids=[tokenizer.eot_id], pad_id=tokenizer.eos_id)
+    tokenizer.save(tmp_path / "judge")
+    (tmp_path / "out").mkdir()
+    sample(settings(pick="both", max_tokens=2), {"chain": chain}, world, tmp_path / "out", tmp_path / "judge")
+    rows = rows_of(tmp_path / "out" / "samples.jsonl")
+    pairs = [(ended, reward) for row in rows for ended, reward in zip(row["ended"], row["rewards"], strict=True)]
+    assert {ended for ended, _ in pairs} == {True, False}
+    assert all((reward is not None) == ended for ended, reward in pairs)
 
 
 def test_keep_right_drops_what_no_answer_was_right_for(tmp_path: Path, chain: Path, requests: Path) -> None:
