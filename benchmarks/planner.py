@@ -18,9 +18,11 @@ from common import RESULTS, command_line, machine, print_table, spread, write_re
 from herdbook.model.config import preset
 from herdbook.scaling.calibrate import fit_matmul
 from herdbook.scaling.cluster import load_calibration, load_cluster
-from herdbook.scaling.interruptions import Remedies, simulate
+from herdbook.scaling.interruptions import Remedies, paper_record, simulate
+from herdbook.scaling.isoflop import isoflop
 from herdbook.scaling.laws import LAWS, fit
-from herdbook.scaling.runs import make_runs
+from herdbook.scaling.planner import PlanSettings, make_plan
+from herdbook.scaling.runs import Runs, make_runs
 from herdbook.scaling.search import layouts, search
 from herdbook.scaling.steps import Layout, Step
 
@@ -64,10 +66,50 @@ def table4() -> list[dict[str, Any]]:
     return found
 
 
+def arithmetic() -> dict[str, dict[str, float]]:
+    """The paper's and its model card's figures beside the planner's."""
+    plans = [
+        make_plan(PlanSettings(model="llama3-405b", devices=16384, tokens=tokens, batch=BATCH, length=length))
+        for tokens, length in ((14.8e12, 8192), (0.8e12, 131_072))
+    ]
+    tokens = isoflop(curves(8, 7, 0.0, np.random.default_rng(0))).tokens
+    told = {
+        "tokens at 3.8e25 FLOPs": (16.3e12, tokens.at(3.8e25)),
+        "hours between interruptions of 16,384": (3.09, 1 / paper_record().per_second(16384) / 3600),
+        "effective training time, at least": (0.90, plans[0].outcome.mean),
+        "405B: device-hours": (30.84e6, sum(plan.device_hours for plan in plans)),
+        "405B: kWh": (30.84e6 * 0.7, sum(plan.kwh for plan in plans)),
+        "405B: t CO2e": (8930, sum(plan.tonnes for plan in plans)),
+    }
+    return {name: {"paper": paper, "plan": float(plan)} for name, (paper, plan) in told.items()}
+
+
+def curves(budgets: int, sizes: int, noise: float, generator: np.random.Generator) -> Runs:
+    """Made-up isoFLOP curves whose best tokens are .299 C^.537, as the paper's."""
+    flops = np.repeat(np.geomspace(6e18, 1e22, budgets), sizes)
+    away = np.tile(np.linspace(-1.4, 1.4, sizes), budgets)
+    tokens = 0.299 * flops**0.537 * np.exp(away)
+    loss = 2.2 * (flops / 6e18) ** -0.05 + 0.03 * away**2 + generator.normal(0, noise, len(flops))
+    return make_runs(flops / 6 / tokens, tokens, loss)
+
+
+def coverage(sets: int) -> dict[str, int]:
+    """How many of the 95 % intervals of so many sets of noisy curves hold the true exponent."""
+    found = {}
+    for budgets, sizes in ((4, 5), (8, 6)):
+        generator, held = np.random.default_rng(11), 0
+        for _ in range(sets):
+            low, high = isoflop(curves(budgets, sizes, 0.003, generator), draws=300).tokens.interval()
+            held += bool(low <= 0.537 <= high)
+        found[f"{budgets} budgets of {sizes} sizes"] = held
+    return found
+
+
 def main() -> None:
     """Reckon, time, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeats", type=int, default=5, help="times each thing is timed")
+    parser.add_argument("--sets", type=int, default=100, help="sets of made-up curves whose intervals are judged")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the result is written")
     args = parser.parse_args()
     model, cluster, calibration = preset("llama3-405b"), load_cluster("h100-roce"), load_calibration()
@@ -88,7 +130,13 @@ def main() -> None:
         "54 days × 1,000 draws": seconds(lambda: simulate(16384, 54, Remedies(spares=20)), args.repeats),
         "approach 3, 245 runs": seconds(lambda: fit(LAWS["chinchilla"], runs), args.repeats),
     }
-    result = {"command": command_line(), "machine": machine(), "table_4": rows, "processor_seconds": timed}
+    result: dict[str, Any] = {
+        "command": command_line(),
+        "machine": machine(),
+        "table_4": rows,
+        "processor_seconds": timed,
+    }
+    result |= {"arithmetic": arithmetic(), "coverage": {"sets": args.sets, "held": coverage(args.sets)}}
     print_table(
         ["devices", "topology", "paper TFLOPs", "plan", "paper MFU", "plan", "rank"],
         [
@@ -102,6 +150,14 @@ def main() -> None:
     )  # fmt: skip
     figures = ("min", "median", "max")
     print_table(["", *figures], [[name, *(f"{took[key]:.3f} s" for key in figures)] for name, took in timed.items()])
+    print_table(
+        ["", "paper", "plan"],
+        [[name, f"{row['paper']:.4g}", f"{row['plan']:.4g}"] for name, row in result["arithmetic"].items()],
+    )
+    print_table(
+        ["95 % intervals that hold the exponent", f"of {args.sets}"],
+        [[name, str(held)] for name, held in result["coverage"]["held"].items()],
+    )
     write_result(args.out, result)
 
 

@@ -84,6 +84,16 @@ class Measured:
         changes["memory"] = machine.get("memory_gib", found.memory) / self.settings.parallel.processes
         return found.model_copy(update=changes)
 
+    @property
+    def attended(self) -> float | None:
+        """Tokens that a token of its data attended to on average, from the operations that were counted."""
+        tokens, flops = self.metrics.get("tokens"), self.metrics.get("flops")
+        if not tokens or not flops:
+            return None
+        none, one = self.config.flops_per_token(0), self.config.flops_per_token(1)
+        found = (flops / tokens - none) / (one - none)
+        return found if 0 < found <= self.part.length else None
+
     def step(self, cluster: Cluster, calibration: Calibration) -> Step:
         """Its step, as the planner reckons it."""
         parallel, part = self.settings.parallel, self.part
@@ -96,7 +106,7 @@ class Measured:
         told = self.metrics.get("precision") or self.settings.precision
         wide = told == "fp32" or (told == "auto" and not self.gpu)
         muon = self.settings.optimizer == "muon"
-        return Step(self.config, layout, part.length, cluster, calibration, FP32 if wide else 2, muon)
+        return Step(self.config, layout, part.length, cluster, calibration, FP32 if wide else 2, muon, self.attended)
 
 
 def read_run(folder: Path) -> Measured:

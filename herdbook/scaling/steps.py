@@ -88,6 +88,9 @@ class Step:
     muon: bool = False
     """Whether Muon trains the matrices; else AdamW does."""
 
+    attended: float | None = None
+    """Tokens that a token attends to on average; half a row, of one document, when None."""
+
     @property
     def tokens(self) -> int:
         """Tokens of a step."""
@@ -115,14 +118,18 @@ class Step:
         """Tokens of a micro-batch on a device, before tensor ranks share the sequence."""
         return self.layout.rows * self.length // self.layout.context
 
+    @property
+    def _attended(self) -> float:
+        return self.length / 2 if self.attended is None else self.attended
+
     def forward_parts(self) -> dict[str, float]:
         """Seconds of one block and micro-batch, going forward, by what they are for."""
         c, lay, cal = self.config, self.layout, self.calibration
         n, peak = self._here, self.cluster.peak
-        attention = 4 * n * (self.length / 2) * c.heads * c.head_width / lay.tensor
+        attention = 4 * n * self._attended * c.heads * c.head_width / lay.tensor
         passes = n * self.item * (12 * c.dim + 4 * c.ffn_dim) / lay.tensor
         if self.cluster.device == "cpu":
-            passes += SOFTMAX_PASSES * n * self.item * (self.length / 2) * c.heads / lay.tensor
+            passes += SOFTMAX_PASSES * n * self.item * self._attended * c.heads / lay.tensor
         parts = {
             "products": 2 * n * self._active / lay.tensor / (cal.matmul * peak),
             "attention": attention / (cal.attention_forward * peak),
