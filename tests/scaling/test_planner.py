@@ -175,6 +175,9 @@ def test_what_a_step_of_our_own_adds_by_hand() -> None:
     assert k <= d <= f and config.heads * config.head_width == d
     rounds = 2 * (4 * d**3 + 2 * d**3) + 2 * (4 * k * k * d + 2 * k**3) + 3 * (4 * d * d * f + 2 * d**3)
     assert wide.parts["muon"] == pytest.approx(5 * config.layers * rounds / (cal.matmul * 989e12))
+    there = replace(plain, cluster=load_cluster("laptop"), item=4)
+    passes = 4 * (12 * d + 4 * f + 6 * 256 * config.heads) * 3 * config.layers  # 256 tokens attended to, there and back
+    assert replace(there, attended=256).parts["memory passes"] == pytest.approx(8 * 1024 * passes / (0.8 * 30e9))
     assert plain.parts["loss"] == pytest.approx(4 * 4 * 8 * 1024 * config.vocab_size / (0.8 * 3.35e12))
 
 

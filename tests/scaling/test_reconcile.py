@@ -108,6 +108,7 @@ def test_loss_comes_from_the_laws_by_command_and_by_stage(tmp_path: Path) -> Non
     folder = trained(tmp_path, {"bits_per_byte": 2.0}, optimizer="adamw", precision="fp32")
     found = against(AgainstSettings(), out, folder, None, tmp_path)
     run = read_run(folder)
+    assert run.attended == pytest.approx((256 + 1) / 2)  # a row of one document
     true = true_loss(run.config.matmul_parameters(), run.metrics["tokens"])
     assert found["loss"]["forecast"]["value"] == pytest.approx(true) and found["loss"]["measured"] == 2.0
     assert found["loss"]["error"] == pytest.approx(2.0 / true - 1) and found["memory"]["off"] < 0.05
