@@ -24,9 +24,7 @@ RESERVE_GIB = 4.0  # CUDA, NCCL, gaps of the allocator; as `MachineSettings.rese
 BF16, FP32, ADAM = 2, 4, 12  # AdamW: two moments and the weights in fp32
 BACKWARD_ATTENTION = 2.5  # its five products beside forward's two
 LOSS_PASSES = 4  # over the logits: made, exponentials, their gradient, and that read again
-SOFTMAX_PASSES = (
-    6  # over attention weights, which lie in memory on a CPU: made, largest, exponentials, sum, share, read
-)
+SOFTMAX_PASSES = 6  # over a CPU's attention weights: made, largest, exponentials, sum, share, read
 MUON_ROUNDS = 5  # of Newton-Schulz, three products each
 Recompute = Literal["none", "selective", "full"]
 
