@@ -73,7 +73,7 @@ register(
 register(
     StageKind(
         name="rl",
-        help="Lets a model learn from its own answers while it gives them (online DPO, GRPO), scored as it learns.",
+        help="Lets a model learn from its own answers, scored while it learns: online DPO, GRPO or PPO.",
         settings="herdbook.posttrain.rl_settings:RlSettings",
         function="herdbook.posttrain.rl:rl",
         takes={

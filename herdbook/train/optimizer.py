@@ -20,18 +20,23 @@ KINDS = ("matrix", "embedding", "head", "norm")
 
 
 def kinds_of_weights(model: nn.Module) -> dict[str, list[tuple[str, Tensor]]]:
-    """The trainable weights by kind, with their names; a head tied to the embedding counts as head."""
+    """The trainable weights by kind, with their names; a head tied to the embedding counts as head.
+
+    A module may hold several models, as PPO's does.
+    """
     kinds: dict[str, list[tuple[str, Tensor]]] = {kind: [] for kind in KINDS}
-    head = getattr(getattr(model, "head", None), "weight", None)
-    embedding = getattr(getattr(model, "embedding", None), "weight", None)
-    if getattr(getattr(model, "config", None), "tied_embeddings", False):
-        head = embedding
+    heads, embeddings = set(), set()
+    for part in model.modules():
+        head, embedding = (getattr(getattr(part, name, None), "weight", None) for name in ("head", "embedding"))
+        tied = embedding is not None and getattr(getattr(part, "config", None), "tied_embeddings", False)
+        heads.add(id(embedding if tied else head))
+        embeddings.add(id(embedding))
     for name, weight in model.named_parameters():  # a shared weight comes once
         if not weight.requires_grad:
             continue
-        if weight is head:
+        if id(weight) in heads:
             kind = "head"
-        elif weight is embedding:
+        elif id(weight) in embeddings:
             kind = "embedding"
         else:
             kind = "matrix" if weight.ndim == 2 else "norm"

@@ -1,4 +1,4 @@
-"""Models that learn from their own answers: GRPO's loss against TRL, exact resume, and a reward that rises."""
+"""Models that learn from their own answers: losses against TRL and token by token, exact resume, a bandit solved."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from pydantic import ValidationError
 
 from herdbook.model.documents import Documents
 from herdbook.model.huggingface import load_model
-from herdbook.posttrain.preference_batches import CONTENT, FORMAT, Answer, AnswerBatches, Example
-from herdbook.posttrain.rl import DrawnBatch, DrawnBatches, Grpo, rl
+from herdbook.posttrain.preference_batches import CONTENT, FORMAT, IGNORED, Answer, AnswerBatches, Example
+from herdbook.posttrain.preference_settings import RewardSettings
+from herdbook.posttrain.reward import reward
+from herdbook.posttrain.rl import critic_of, rl
+from herdbook.posttrain.rl_objectives import ActorCritic, DrawnBatch, Grpo, Ppo, nats_of, policy_of, values_of
 from herdbook.posttrain.rl_settings import RlSettings
+from herdbook.posttrain.rollouts import DrawnBatches, Rollout
+from herdbook.posttrain.settings import SftSettings
+from herdbook.posttrain.sft import sft
 from herdbook.settings import UserError
 from herdbook.tokens.tokenizer import Tokenizer
 from herdbook.train.metrics import read_metrics
-from herdbook.train.nats import token_nats
 from tests.posttrain.test_losses import stub_of
+from tests.support.tokenizers import byte_tokenizer
 
 
 def settings(**changes: Any) -> RlSettings:
@@ -81,35 +87,54 @@ def drawn_batch(vocabulary: int) -> tuple[DrawnBatch, list[Example]]:
     return DrawnBatch(**vars(plain)), examples
 
 
+def perturbed(base: Path, seed: int, size: float = 0.01) -> Any:
+    """The base with another head, in float64."""
+    model = load_model(base / "model", dtype=torch.float64)
+    with torch.no_grad():
+        noise = torch.randn(model.head.weight.shape, generator=torch.Generator().manual_seed(seed))
+        model.head.weight.add_(size * noise)
+    return model
+
+
+def logprobs(model: Any, example: Example, answer: Answer) -> torch.Tensor:
+    """(n,) of an answer's targets, from the logits of the dialog alone."""
+    ids = torch.from_numpy(np.concatenate([example.trunk, answer.ids]).astype(np.int64))
+    logits = model(ids.unsqueeze(0)).log_softmax(-1)[0, :-1]
+    return logits.gather(1, ids[1:, None])[:, 0][-len(answer.kinds) :]
+
+
+def with_nats(batch: DrawnBatch, name: str, model: Any) -> None:
+    with torch.no_grad():
+        setattr(batch, name, nats_of(model, batch, Documents.from_ids(batch.document_ids)))
+
+
 @pytest.mark.slow  # importing that trainer takes half a minute
-def test_grpos_loss_and_gradient_are_trls(base: Path) -> None:
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_clipped_losses_and_their_gradients_are_trls(base: Path, method: str) -> None:
     from trl import GRPOTrainer
 
-    model, other = (load_model(base / "model", dtype=torch.float64) for _ in range(2))
-    with torch.no_grad():
-        other.head.weight.add_(0.01 * torch.randn(other.head.weight.shape, generator=torch.Generator().manual_seed(1)))
+    model, other, old = load_model(base / "model", dtype=torch.float64), perturbed(base, 1), perturbed(base, 2)
     batch, examples = drawn_batch(model.config.vocab_size)
-
-    def logprobs(which: Any, example: Example, answer: Answer) -> torch.Tensor:
-        ids = torch.from_numpy(np.concatenate([example.trunk, answer.ids]).astype(np.int64))
-        logits = which(ids.unsqueeze(0)).log_softmax(-1)[0, :-1]
-        return logits.gather(1, ids[1:, None])[:, 0][-len(answer.kinds) :]
 
     def padded(which: Any) -> torch.Tensor:
         each = [logprobs(which, example, answer) for example in examples for answer in example.answers]
         return torch.nn.utils.rnn.pad_sequence(each, batch_first=True)
 
     theirs = padded(model)
-    lengths = torch.tensor([len(answer.kinds) for example in examples for answer in example.answers])
+    answers = [answer for example in examples for answer in example.answers]
+    lengths = torch.tensor([len(answer.kinds) for answer in answers])
     mask = (torch.arange(theirs.shape[1]) < lengths.unsqueeze(1)).long()
+    advantages = torch.tensor([answer.rank for answer in answers]).double().unsqueeze(1).expand(mask.shape).clone()
+    if method == "ppo":  # one for each token, not for each answer
+        advantages += torch.randn(mask.shape, generator=torch.Generator().manual_seed(3)).double()
     told: dict[str, Any] = {
         "top_entropy_quantile": 1.0,
         "off_policy_mask_threshold": None,
         "importance_sampling_level": "token",
-        "beta": 0.3,
-        "loss_type": "grpo",
-        "epsilon_low": 0.2,
-        "epsilon_high": 0.2,
+        "beta": 0.3 if method == "grpo" else 0.0,
+        "loss_type": "grpo" if method == "grpo" else "bnpo",
+        "epsilon_low": 0.1,
+        "epsilon_high": 0.1,
         "use_vllm": False,
         "current_gradient_accumulation_steps": 1,
         "_entropy_bonus_enabled": False,
@@ -121,34 +146,120 @@ def test_grpos_loss_and_gradient_are_trls(base: Path) -> None:
         "prompt_mask": torch.ones(len(lengths), 1, dtype=torch.int64),
         "completion_ids": torch.zeros(mask.shape, dtype=torch.int64),
         "completion_mask": mask,
-        "advantages": torch.tensor([answer.rank for example in examples for answer in example.answers]).double(),
+        "advantages": advantages,
+        "old_per_token_logps": padded(old).detach(),
         "ref_per_token_logps": padded(other).detach(),
     }
     wanted = GRPOTrainer._compute_loss(stub, None, inputs)
     (grad,) = torch.autograd.grad(wanted, [model.blocks[0].attention.key.weight])
-    nats = torch.zeros(batch.targets.shape, dtype=torch.float64)
-    batch.reference_nats = nats
-    with torch.no_grad():
-        hidden = other.hidden(batch.tokens, Documents.from_ids(batch.document_ids)).flatten(0, 1)
-        batch.reference_nats = token_nats(hidden, other.head.weight, batch.targets.flatten()).view(nats.shape)
-    ours = Grpo(0.3)(model, batch)
-    assert ours.count == len(lengths)
+    with_nats(batch, "reference_nats", other)
+    with_nats(batch, "old_nats", old)
+    lay(batch, "advantages", [row[: len(one.kinds)] for row, one in zip(advantages, answers)])
+    if method == "grpo":
+        ours = Grpo(0.3, 0.1)(model, batch)
+        assert ours.count == len(lengths)
+    else:
+        batch.old_values, batch.returns = torch.zeros(batch.targets.shape), torch.ones(batch.targets.shape)
+        critic = perturbed(base, 4)
+        ours = Ppo(0.1, 0.2, 0.0)(ActorCritic(model, critic), batch)
+        assert ours.count == int(lengths.sum())
+    assert 0 < float(ours.metrics["clipped"]) < ours.count  # so the clipping takes part, and not everywhere
     torch.testing.assert_close(ours.total / ours.count, wanted, rtol=1e-6, atol=1e-6)
     (mine,) = torch.autograd.grad(ours.total / ours.count, [model.blocks[0].attention.key.weight])
     torch.testing.assert_close(mine, grad, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["dpo", "grpo"])
-def test_answers_that_are_rewarded_become_likelier(tmp_path: Path, base: Path, requests: Path, method: str) -> None:
-    how = settings(
-        method=method, steps=20, peak_lr=3e-3, requests_per_step=8, answers=12, max_tokens=20, nll_weight=0.0
-    )
-    found = rl(how, base, requests, tmp_path / "out")
+def lay(batch: DrawnBatch, name: str, each: list[torch.Tensor]) -> None:
+    """Write what is known of each answer's targets where these lie in the rows, slot by slot."""
+    laid = torch.zeros(batch.targets.shape, dtype=torch.float64)
+    for row, slot in (batch.groups >= 0).nonzero().tolist():
+        place = (batch.document_ids[row] == -1 - slot).nonzero().squeeze(1)[:-1]
+        laid[row, place] = each[int(batch.numbers[row, slot])].double()
+    setattr(batch, name, laid)
+
+
+def test_ppos_loss_is_that_of_each_token_alone(base: Path) -> None:
+    model, other, old = load_model(base / "model", dtype=torch.float64), perturbed(base, 1), perturbed(base, 2)
+    critic = load_model(base / "model", dtype=torch.float64)
+    critic.head = torch.nn.Linear(critic.config.dim, 1, bias=False, dtype=torch.float64)
+    batch, examples = drawn_batch(model.config.vocab_size)
+    answers = [(example, answer) for example in examples for answer in example.answers]
+    draw = np.random.default_rng(5)
+    known = {
+        name: [torch.from_numpy(draw.normal(size=len(answer.kinds))) for _, answer in answers]
+        for name in ("advantages", "old_values", "returns")
+    }
+    for name, each in known.items():
+        lay(batch, name, each)
+    with_nats(batch, "reference_nats", other)
+    with_nats(batch, "old_nats", old)
+    ours = Ppo(0.1, 0.3, 0.7)(ActorCritic(model, critic), batch)
+    total = error = 0.0
+    clipped = 0
+    with torch.no_grad():
+        for number, (example, answer) in enumerate(answers):
+            ids = torch.from_numpy(np.concatenate([example.trunk, answer.ids]).astype(np.int64)).unsqueeze(0)
+            values = critic(ids)[0, -len(answer.ids) : -1, 0].tolist()
+            new, before = (logprobs(which, example, answer).tolist() for which in (model, old))
+            for token, value in enumerate(values):
+                advantage, was, came = (float(known[name][number][token]) for name in known)
+                ratio = np.exp(new[token] - before[token])
+                bounded = min(max(ratio, 0.9), 1.1)
+                clipped += bounded * advantage < ratio * advantage
+                near = min(max(value, was - 0.3), was + 0.3)
+                error += max((value - came) ** 2, (near - came) ** 2) / 2
+                total -= min(ratio * advantage, bounded * advantage)
+    assert ours.count == sum(len(answer.kinds) for _, answer in answers)
+    assert float(ours.total) == pytest.approx(total + 0.7 * error, rel=1e-6)
+    assert float(ours.metrics["value_error"]) == pytest.approx(error, rel=1e-6)
+    assert float(ours.metrics["clipped"]) == clipped > 0
+
+
+@pytest.fixture(scope="module")
+def bandit(tmp_path_factory: pytest.TempPathFactory, base: Path) -> tuple[Path, Path]:
+    """A model that answers with one of four letters by chance, and requests that one of them satisfies."""
+    folder = tmp_path_factory.mktemp("bandit")
+    asked = [[{"role": "user", "content": word}] for word in ("north", "south", "east", "west")]
+    dialogs = [
+        {"id": f"{number}-{letter}", "task": "pick", "source": "test",
+         "messages": [*question, {"role": "assistant", "content": letter}]}
+        for number, question in enumerate(asked) for letter in "abcd"
+    ]  # fmt: skip
+    requests = [
+        {"id": str(number), "task": "pick", "messages": question, "reference": "c", "split": "train",
+         "difficulty": 1, "check": {"kind": "text", "values": ["c"]}}
+        for number, question in enumerate(asked)
+    ]  # fmt: skip
+    for name, rows in (("dialogs", dialogs), ("requests", requests)):
+        (folder / name).mkdir()
+        (folder / name / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    how = {"length": 128, "rows": 4, "steps": 40, "peak_lr": 1e-2, "warmup": 5, "checkpoint_every": 0}
+    quick = {"precision": "fp32", "threads": 1, "tensorboard": False, "peak_flops": 1e10}
+    sft(SftSettings(**how, **quick), {"pick": folder / "dialogs"}, base, folder / "start")
+    return folder / "start", folder / "requests"
+
+
+BANDITS: dict[str, dict[str, Any]] = {
+    "dpo": {"nll_weight": 0.0, "steps": 24},
+    "grpo": {"steps": 24},
+    "grpo of several passes": {"updates": 2, "minibatches": 2, "steps": 32, "method": "grpo"},
+    "ppo": {"steps": 32},
+}
+
+
+@pytest.mark.parametrize("name", list(BANDITS))
+def test_a_bandit_is_solved(tmp_path: Path, bandit: tuple[Path, Path], name: str) -> None:
+    start, requests = bandit
+    more = {"method": name, "requests_per_step": 4, "answers": 8, "max_tokens": 4, "peak_lr": 3e-3, **BANDITS[name]}
+    found = rl(settings(**more), start, requests, tmp_path / "out")
     records = read_metrics(tmp_path / "out" / "metrics.jsonl")
-    rewards = [record["reward"] for record in records]
-    assert sum(rewards[-5:]) > sum(rewards[:5]) + 0.5
-    assert records[0]["kl"] == pytest.approx(0.0, abs=1e-4) and records[-1]["kl"] != 0.0
-    assert found["last"]["reward"] == pytest.approx(sum(rewards[-2:]) / 2)
+    assert records[0]["reward"] < 0.5 and found["last"]["reward"] > 0.8, [record["reward"] for record in records]
+    kl = [record["kl"] for record in records]
+    assert kl[0] == pytest.approx(0.0, abs=1e-4) and max(kl) > 0.02
+    tenth = [record["reward"] for record in records][-(len(records) // 10) :]
+    assert found["last"]["reward"] == pytest.approx(sum(tenth) / len(tenth))
+    rollouts = len({record["step"] // settings(**more).steps_per_rollout for record in records})
+    assert found["answers"] == rollouts * 4 * 8
 
 
 def test_adapters_learn_from_what_the_model_with_them_says(tmp_path: Path, base: Path, requests: Path) -> None:
@@ -164,18 +275,113 @@ def test_adapters_learn_from_what_the_model_with_them_says(tmp_path: Path, base:
     assert 0 < found["trained_share"] < 0.5 and (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
 
 
-@pytest.mark.parametrize("method", ["dpo", "grpo"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "dpo", "steps": 4},
+        {"method": "grpo", "steps": 4},
+        {"method": "grpo", "steps": 9, "updates": 2, "minibatches": 2},
+        {"method": "ppo", "steps": 5, "updates": 3},
+    ],
+)
 def test_a_run_that_was_killed_draws_and_learns_the_same(
-    tmp_path: Path, base: Path, requests: Path, method: str
+    tmp_path: Path, bandit: tuple[Path, Path], changes: dict[str, Any]
 ) -> None:
-    how = settings(method=method, steps=4, checkpoint_every=2, keep_checkpoints=9)
-    rl(how, base, requests, tmp_path / "out")
+    start, requests = bandit
+    how = settings(**changes, requests_per_step=4, checkpoint_every=1, keep_checkpoints=99)
+    rl(how, start, requests, tmp_path / "out")
     whole = load_model(tmp_path / "out" / "model")
-    shutil.rmtree(tmp_path / "out" / "checkpoints" / "step-00000004")
-    rl(how, base, requests, tmp_path / "out")
+    for checkpoint in sorted((tmp_path / "out" / "checkpoints").iterdir())[2:]:  # the second one lies within a rollout
+        shutil.rmtree(checkpoint)
+    rl(how, start, requests, tmp_path / "out")
     again = load_model(tmp_path / "out" / "model")
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), again.parameters(), strict=True))
-    assert not torch.equal(whole.embedding.weight, load_model(base / "model").embedding.weight)
+    assert not torch.equal(whole.embedding.weight, load_model(start / "model").embedding.weight)
+    if how.steps_per_rollout > 1:
+        for checkpoint in sorted((tmp_path / "out" / "checkpoints").iterdir())[2:]:
+            shutil.rmtree(checkpoint)
+        shutil.rmtree(tmp_path / "out" / "rollouts")
+        with pytest.raises(UserError, match="is gone, the answers that this run was learning from"):
+            rl(how, start, requests, tmp_path / "out")
+
+
+def test_rollouts_are_kept_no_longer_than_a_checkpoint_may_need_them(tmp_path: Path, bandit: tuple[Path, Path]) -> None:
+    start, requests = bandit
+    how = settings(method="ppo", steps=12, updates=2, requests_per_step=2, checkpoint_every=3, keep_checkpoints=1)
+    rl(how, start, requests, tmp_path / "out")
+    kept = sorted(file.name for file in (tmp_path / "out" / "rollouts").iterdir())
+    assert 1 <= len(kept) <= 3 and kept[-1] == "00000005.npz"
+
+
+def batches_for(bandit: tuple[Path, Path], **changes: Any) -> DrawnBatches:
+    start, requests = bandit
+    model, tokenizer = load_model(start / "model"), Tokenizer.load(start / "model")
+    rows = [json.loads(line) for line in (requests / "train.jsonl").read_text().splitlines()]
+    how = settings(requests_per_step=4, **changes)
+    if how.method == "ppo":
+        model = ActorCritic(model, critic_of(how, start / "model", None))
+    return DrawnBatches(how, model, tokenizer, rows, None)
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_what_is_known_of_a_token_lies_where_the_token_does(bandit: tuple[Path, Path], method: str) -> None:
+    batches = batches_for(bandit, method=method, updates=2, minibatches=2, answers=12, length=64, temperature=1.5)
+    seen = []
+    for step in range(4):
+        batch = batches.batch(step)
+        documents = Documents.from_ids(batch.document_ids)
+        found = {"old_nats": nats_of(policy_of(batches.model), batch, documents)}
+        if method == "ppo":
+            found["old_values"] = values_of(batches.model.critic, batch, documents) * (batch.kinds > 0)
+        for name, wanted in found.items():
+            assert torch.allclose(getattr(batch, name), wanted, atol=2e-5)
+        assert torch.equal(batch.old_nats, batch.reference_nats)  # before the first step it is the same model
+        seen.append({tuple(row[row != IGNORED].tolist()) for row in batch.targets})
+    assert len(batch.tokens) > 1  # some rows, so that answers are looked up by more than their order
+    assert seen[0] | seen[1] == seen[2] | seen[3]
+
+
+def test_ppos_advantages_are_scores_less_the_price_of_leaving_the_reference(bandit: tuple[Path, Path]) -> None:
+    batches = batches_for(bandit, method="ppo", whiten=False, beta=0.3, gamma=0.9, gae_lambda=0.8)
+    with torch.no_grad():
+        batches.reference.head.weight.add_(0.05 * torch.randn(batches.reference.head.weight.shape))
+    batch = batches.batch(0)
+    rollout = batches.rollout
+    assert rollout is not None
+    slot = 0
+    for row, slot in (batch.groups >= 0).nonzero().tolist():
+        place = (batch.document_ids[row] == -1 - slot).nonzero().squeeze(1)[:-1]
+        price = 0.3 * (batch.reference_nats - batch.old_nats)[row, place].double()
+        score = float(rollout.rewards.flatten()[int(batch.numbers[row, slot])])
+        values = [*batch.old_values[row, place].tolist(), 0.0]
+        rewards = (-price).tolist()
+        rewards[-1] += score
+        deltas = [rewards[at] + 0.9 * values[at + 1] - values[at] for at in range(len(rewards))]
+        for at in range(len(rewards)):
+            wanted = sum((0.9 * 0.8) ** (later - at) * deltas[later] for later in range(at, len(deltas)))
+            assert float(batch.advantages[row, place[at]]) == pytest.approx(wanted, abs=1e-5)
+            assert float(batch.returns[row, place[at]]) == pytest.approx(wanted + values[at], abs=1e-5)
+    whitened = batches_for(bandit, method="ppo").batch(0)
+    each = whitened.advantages[whitened.kinds > 0]
+    assert float(each.mean()) == pytest.approx(0.0, abs=1e-5)
+    assert float(each.var(unbiased=False)) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_ppos_value_model_begins_as_the_reward_model(
+    tmp_path: Path, base: Path, chat_tokenizer: Tokenizer, write: Any
+) -> None:
+    pair = {"prompt": "north?", "chosen": "a b", "rejected": "b a a", "strength": "better"}
+    pairs = write("pairs", [pair | {"prompt": f"{n}?"} for n in range(6)], "preferences")
+    how = {"length": 128, "rows": 2, "steps": 1, "heldout": 0.0, "precision": "fp32", "tensorboard": False}
+    reward(RewardSettings(**how, peak_flops=1e10), base, [pairs], tmp_path / "judge")
+    critic = critic_of(settings(method="ppo"), base / "model", tmp_path / "judge")
+    judge = load_model(tmp_path / "judge" / "model", reward=True)
+    assert torch.equal(critic.head.weight, judge.head.weight) and critic.head.weight.shape[0] == 1
+    Tokenizer.load(base / "model").save(tmp_path / "judge" / "model")
+    other = byte_tokenizer(("another",))
+    other.save(tmp_path / "judge" / "model")
+    with pytest.raises(UserError, match="another tokenizer"):
+        critic_of(settings(method="ppo"), base / "model", tmp_path / "judge")
 
 
 def test_online_dpo_takes_the_best_and_the_worst_and_nothing_of_equals(base: Path, requests: Path) -> None:
@@ -183,12 +389,13 @@ def test_online_dpo_takes_the_best_and_the_worst_and_nothing_of_equals(base: Pat
     rows = [json.loads(line) for line in (requests / "train.jsonl").read_text().splitlines()]
     batches = DrawnBatches(settings(method="dpo"), model, tokenizer, rows, None)
     assert [len({row["id"] for row in batches.asked(step)}) for step in range(2)] == [3, 3]
-    trunk = np.arange(4, dtype=np.uint32)
-    answers = [Answer(np.arange(n, n + 3, dtype=np.uint32), np.ones(2, np.uint8), float("nan")) for n in range(4)]
-    (example,) = batches._examples(trunk, answers, torch.tensor([0.2, 0.9, -1.0, 0.5]))
+    ids = [np.arange(n, n + 3, dtype=np.uint32) for n in range(4)]
+    ended = np.array([True, True, False, True])
+    example = batches._example(list(range(5)), ids, np.array([0.2, 0.9, -1.0, 0.5]), ended)
     assert [(int(one.ids[0]), one.rank) for one in example.answers] == [(1, 1.0), (2, 0.0)]
-    assert batches._examples(trunk, answers, torch.full((4,), 0.3)) == []
-    empty = batches._batch([], torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool))
+    assert [one.kinds.tolist() for one in example.answers] == [[CONTENT, FORMAT], [CONTENT, CONTENT]]
+    assert batches._example(list(range(5)), ids, np.full(4, 0.3), ended) is None
+    empty = batches._batch(Rollout(0, [], np.zeros((1, 4), np.float32), np.ones((1, 4), bool)), [], [])
     assert len(empty) == 1 and (empty.groups < 0).all()
 
 
@@ -197,6 +404,8 @@ def test_what_cannot_be_is_told(tmp_path: Path, base: Path, requests: Path) -> N
         rl(settings(score="reward"), base, requests, tmp_path / "out")
     with pytest.raises(ValidationError, match="rl answers and learns in one process"):
         settings(parallel={"shard": 2})
+    with pytest.raises(ValidationError, match="minibatches=4 share out the 3 requests_per_step"):
+        settings(minibatches=4)
     with pytest.raises(ValidationError, match="leave out phases, accumulate"):
         settings(accumulate=2)
     (requests / "train.jsonl").write_text(
