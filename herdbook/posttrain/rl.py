@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from herdbook.files import write_text
+from herdbook.files import read_json, write_text
 from herdbook.model.huggingface import load_model
 from herdbook.posttrain.preference import PreferenceObjective
 from herdbook.posttrain.preference_settings import PreferenceSettings
@@ -81,22 +81,26 @@ def resolved(settings: RlSettings, requests: int, out: Path) -> RlSettings:
 
 
 def critic_of(settings: RlSettings, folder: Path, reward: Path | None) -> Any:
-    """PPO's value model before its first step: the reward model, or the policy's trunk where none feeds the stage."""
+    """PPO's value model before its first step: the reward model, or the policy where none feeds the stage.
+
+    The head is drawn anew where that has one of words.
+    """
     from herdbook.model.huggingface import read_config
     from herdbook.model.reward import RewardConfig
     from herdbook.tokens.tokenizer import Tokenizer
     from herdbook.train.alone import alone
     from herdbook.train.tuning import model_folder, whole_model
 
-    if reward is None:
-        return alone(whole_model(folder, RewardConfig.of(read_config(folder)), settings.seed), settings)
-    judge = model_folder(reward)
-    if Tokenizer.load(judge).hash != Tokenizer.load(folder).hash:
+    begun = folder if reward is None else model_folder(reward)
+    if Tokenizer.load(begun).hash != Tokenizer.load(folder).hash:
         raise UserError(
-            f"{judge} has another tokenizer than {folder}, and ppo's value model, which begins as it, reads the "
+            f"{begun} has another tokenizer than {folder}, and ppo's value model, which begins as it, reads the "
             "policy's tokens; train a reward model from the same base"
         )
-    return alone(load_model(judge, dtype=torch.float32, reward=True), settings)
+    gives_numbers = read_json(begun / "config.json")["architectures"] == ["LlamaForSequenceClassification"]
+    if gives_numbers:
+        return alone(load_model(begun, dtype=torch.float32, reward=True), settings)
+    return alone(whole_model(begun, RewardConfig.of(read_config(begun)), settings.seed), settings)
 
 
 def objective_of(settings: RlSettings) -> Any:
