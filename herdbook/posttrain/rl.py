@@ -97,7 +97,7 @@ def critic_of(settings: RlSettings, folder: Path, reward: Path | None) -> Any:
             f"{begun} has another tokenizer than {folder}, and ppo's value model, which begins as it, reads the "
             "policy's tokens; train a reward model from the same base"
         )
-    gives_numbers = read_json(begun / "config.json")["architectures"] == ["LlamaForSequenceClassification"]
+    gives_numbers = read_json(begun / "config.json")["architectures"][0].endswith("SequenceClassification")
     if gives_numbers:
         return alone(load_model(begun, dtype=torch.float32, reward=True), settings)
     return alone(whole_model(begun, RewardConfig.of(read_config(begun)), settings.seed), settings)

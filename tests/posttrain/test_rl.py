@@ -377,7 +377,9 @@ def test_ppos_value_model_begins_as_the_reward_model(
     critic = critic_of(settings(method="ppo"), base / "model", tmp_path / "judge")
     judge = load_model(tmp_path / "judge" / "model", reward=True)
     assert torch.equal(critic.head.weight, judge.head.weight) and critic.head.weight.shape[0] == 1
-    Tokenizer.load(base / "model").save(tmp_path / "judge" / "model")
+    spoken = critic_of(settings(method="ppo"), base / "model", base)  # a judge that scores by its words' likelihood
+    trunk = load_model(base / "model")
+    assert spoken.head.weight.shape[0] == 1 and torch.equal(spoken.embedding.weight, trunk.embedding.weight)
     other = byte_tokenizer(("another",))
     other.save(tmp_path / "judge" / "model")
     with pytest.raises(UserError, match="another tokenizer"):
