@@ -25,7 +25,10 @@ class LadderSettings(Settings):
     """Operations, forward and backward, of each isoFLOP curve."""
 
     widths: tuple[int, ...] = (32, 48, 64, 96, 128, 160, 192, 256)
-    """Widths that models may have; a layer for each 32, and a feed-forward of 8/3."""
+    """Widths that models may have; the feed-forward is 8/3 as wide."""
+
+    layers: int | None = Field(None, gt=0)
+    """Layers of every model; one for each 32 of width, and at least two, when empty."""
 
     head_width: int = Field(16, gt=1)
     """Width of a head."""
@@ -72,9 +75,10 @@ class LadderSettings(Settings):
     def shape(self, width: int) -> dict[str, Any]:
         """The shape of a model of that width."""
         heads = width // self.head_width
+        layers = self.layers or max(2, round(width / LAYER_WIDTH))
         return {
-            "dim": width, "layers": max(2, round(width / LAYER_WIDTH)), "heads": heads, "kv_heads": heads,
-            "ffn_dim": -(-width * 8 // 3 // 16) * 16, "max_length": self.length, "rope_theta": self.rope_theta,
+            "dim": width, "layers": layers, "heads": heads, "kv_heads": heads,
+            "ffn_dim": -(-width * 8 // 3 // 8) * 8, "max_length": self.length, "rope_theta": self.rope_theta,
         }  # fmt: skip
 
     def rows(self, budget: float) -> int | None:
