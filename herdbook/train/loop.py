@@ -120,9 +120,7 @@ class Run:
         self.skips = Skips(settings.max_skipped, spike=settings.spike)
         self.losses: list[float] = []
         self.validation: dict[str, float] = {}
-        self.most = Peak(self.device, not settings.compile and self.precision != "float8")
-        self.peak = Peak(self.device, able=not settings.compile and self.precision != "float8")
-        self.most_bytes = 0  # of any rank
+        self.memory = Peak(self.device, able=not settings.compile and self.precision != "float8")
         self.metrics: MetricsLog | None = None
         self.last: dict[str, Any] = {}  # the record of the step before
         self.ranking = Ranking(self.parallel.ranks, settings.parallel)
@@ -168,8 +166,7 @@ class Run:
         for key in ("tokens", "seconds", "flops", "full_flops", "losses", "validation"):
             setattr(self, key, found[key])
         self.done, self.last = found.get("done", False), found.get("last", {})
-        self.most.bytes = found.get("most_bytes", 0)
-        self.most_bytes = found.get("most_bytes", 0)
+        self.memory.bytes = found.get("most_bytes", 0)
         self.skips = Skips(self.settings.max_skipped, *found["skips"], spike=self.settings.spike)
         log("resumed", step=self.step, of=self.plan.total_steps, folder=self.folder)
         if found["threads"] != self.threads:
@@ -261,11 +258,12 @@ class Run:
 
     def _counted_step(self, peak: float) -> dict[str, Any] | None:
         """One step; the first of a phase is watched for the bytes of tensors that it needs."""
-        if not self.most.able or (self.most.bytes and self.step != self.plan.at(self.step).first):
+        if not self.memory.able or (self.memory.bytes and self.step != self.plan.at(self.step).first):
             return self._one_step(peak)
-        with self.most.watching(chain(self.model.parameters(), self.model.buffers(), self.optimizers.state().values())):
+        there = chain(self.model.parameters(), self.model.buffers(), self.optimizers.state().values())
+        with self.memory.watching(there):
             record = self._one_step(peak)
-        self.most.bytes = self.parallel.most(self.most.bytes) if record else self.most.bytes
+        self.memory.bytes = self.parallel.most(self.memory.bytes) if record else self.memory.bytes
         return record
 
     def _one_step(self, peak: float) -> dict[str, Any] | None:
@@ -358,7 +356,7 @@ class Run:
     def _standing(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Where the run stands: all that is needed to go on from here, tensors (`state`) and what JSON can hold."""
         keys = ("tokens", "seconds", "flops", "full_flops", "losses", "validation", "precision", "threads", "last")
-        run = {"step": self.step, "most_bytes": self.most.bytes, **{key: getattr(self, key) for key in keys}}
+        run = {"step": self.step, "most_bytes": self.memory.bytes, **{key: getattr(self, key) for key in keys}}
         run |= {"identity": self.identity, "skips": self.skips.state}
         return self.state(), run | {"done": self.done, "ledger": dict(self.ledger.kept)}
 
@@ -393,7 +391,7 @@ class Run:
             "mfu_full_attention": self.full_flops / seconds / peak,
             "skipped_steps": self.skips.total,
             "goodput": self.ledger.figures(),
-            **self.most.figures(),
+            **self.memory.figures(),
             **{key: getattr(self, key) for key in ("threads", "precision")},
             **self.validation,
         }
