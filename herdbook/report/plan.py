@@ -6,7 +6,7 @@ from herdbook.report.budget import amount
 from herdbook.report.text import duration, table
 from herdbook.scaling.interruptions import daly, young
 from herdbook.scaling.planner import TrainingPlan
-from herdbook.scaling.search import binding, reasons
+from herdbook.scaling.search import binding
 from herdbook.scaling.steps import GIB
 
 SHOWN = 5
@@ -62,7 +62,7 @@ def _layouts(plan: TrainingPlan) -> list[str]:
 
 def _why(plan: TrainingPlan) -> list[str]:
     rows = []
-    for reason in reasons(plan.step):
+    for reason in plan.reasons:
         took = "" if reason.ratio is None else f"{100 * (reason.ratio - 1):+.1f} %"
         rows.append((reason.change, took, reason.why))
     return table(("instead", "time", "because"), rows, right=(1,))

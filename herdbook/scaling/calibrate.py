@@ -61,7 +61,8 @@ def fit_shares(steps: Sequence[Step], seconds: Sequence[float], groups: Sequence
     for group in groups:
         kept = free.model_copy(update={name: getattr(base, name) for name in group})
         columns.append((_seconds(steps, kept) - fixed) / measured)
-    least = np.array([base.matmul if "matmul" in group else LEAST for group in groups])
+    # Shares of what makers tell are at most 1; only a memory's may be more.
+    least = np.array([LEAST if group == MEMORY else max(getattr(base, name) for name in group) for group in groups])
     found = lsq_linear(np.stack(columns, axis=1), 1 - fixed / measured, bounds=(least, np.inf)).x
     if "matmul" in groups[0] and found[0] <= least[0] * (1 + 1e-9):
         at_peak = fixed + sum(column * measured * share for column, share in zip(columns, found))

@@ -24,7 +24,7 @@ from herdbook.scaling.interruptions import (
     worth,
     young,
 )
-from herdbook.scaling.search import CONTEXT_TOKENS, Found, binding, reasons, search
+from herdbook.scaling.search import CONTEXT_TOKENS, Found, Reason, binding, reasons, search
 from herdbook.scaling.steps import Step
 from herdbook.settings import Settings, UserError
 
@@ -120,6 +120,11 @@ class TrainingPlan:
         """A step of the best layout."""
         return self.found.best[0]
 
+    @cached_property
+    def reasons(self) -> list[Reason]:
+        """Why this layout and not its neighbours."""
+        return reasons(self.step, self.settings.context_tokens)
+
     @property
     def steps(self) -> int:
         """Steps of the run."""
@@ -159,7 +164,7 @@ class TrainingPlan:
         """All figures, for JSON."""
         step, save, between = self.step, self.settings.remedies.save, self.outcome.between
         others = [{"layout": str(one.layout), "seconds": one.seconds, **self.costs(one)} for one in self.found.best[1:]]
-        changes = [{"change": one.change, "ratio": one.ratio, "why": one.why} for one in reasons(step)]
+        changes = [{"change": one.change, "ratio": one.ratio, "why": one.why} for one in self.reasons]
         intervals = {
             "used": self.outcome.interval, "young": young(save, between), "daly": daly(save, between),
             "simulated_best": self.best_interval,

@@ -108,7 +108,7 @@ def search(
         if held is None or step.seconds < held.seconds:
             best[layout.topology] = step
     if not best:
-        raise UserError(_nothing(config, cluster, calibration, devices, tokens, length, leanest))
+        raise UserError(_nothing(config, cluster, calibration, devices, tokens, length, context_tokens, leanest))
     return Found(sorted(best.values(), key=lambda step: step.seconds), tried, fitted)
 
 
@@ -119,6 +119,7 @@ def _nothing(
     devices: int,
     tokens: int,
     length: int,
+    context_tokens: int,
     leanest: Step | None,
 ) -> str:
     if leanest is None:
@@ -132,7 +133,7 @@ def _nothing(
         rows = tokens // length
         if any(
             Step(config, layout, length, cluster, calibration).fits
-            for layout in layouts(config, cluster, more, rows, length)
+            for layout in layouts(config, cluster, more, rows, length, context_tokens)
         ):
             break
     else:
@@ -159,14 +160,17 @@ class Reason:
     """What it costs or gains most, or why it cannot be."""
 
 
-def reasons(step: Step) -> list[Reason]:
-    """Why this layout and not its neighbours: each of its ranks doubled or halved at the expense of data ranks."""
+def reasons(step: Step, context_tokens: int = CONTEXT_TOKENS) -> list[Reason]:
+    """Why this layout and not its neighbours: each of its ranks doubled or halved at the expense of data ranks.
+
+    `context_tokens` is that of the search which found it.
+    """
     found = []
     for name in ("tensor", "context", "pipeline"):
         value = getattr(step.layout, name)
         for other in (value * 2, value // 2):
             if other:
-                found.append(_reason(step, name, other))
+                found.append(_reason(step, name, other, context_tokens))
     for recompute in RECOMPUTE:
         if recompute != step.layout.recompute:
             changed = replace(step, layout=replace(step.layout, recompute=recompute))
@@ -174,19 +178,21 @@ def reasons(step: Step) -> list[Reason]:
     return found
 
 
-def _reason(step: Step, name: str, value: int) -> Reason:
+def _reason(step: Step, name: str, value: int, context_tokens: int) -> Reason:
     lay = step.layout
     rows = step.tokens // step.length
     change = f"{name} {value}"
+    if name == "context" and value > 1 and step.length // value < context_tokens:
+        return Reason(change, None, f"leaves a rank {step.length // value:,} tokens of a row, not {context_tokens:,}")
     others = [
         layout
-        for layout in layouts(step.config, step.cluster, lay.devices, rows, step.length)
+        for layout in layouts(step.config, step.cluster, lay.devices, rows, step.length, context_tokens)
         if getattr(layout, name) == value
         and all(getattr(layout, n) == getattr(lay, n) for n in ("tensor", "context", "pipeline") if n != name)
     ]
     if not others:
         return Reason(change, None, "does not divide model or node, or leaves too few micro-batches")
-    steps = [Step(step.config, layout, step.length, step.cluster, step.calibration) for layout in others]
+    steps = [replace(step, layout=layout) for layout in others]
     fitting = [one for one in steps if one.fits]
     best = min(fitting or steps, key=lambda one: one.seconds if fitting else one.memory)
     return _judged(step, best, change)

@@ -215,7 +215,8 @@ class Step:
     @cached_property
     def _local(self) -> float:
         """Weights of a device before data ranks share them."""
-        outer = 2 * self.config.dim * self.config.vocab_size if self.layout.pipeline == 1 else 0
+        tables = 1 if self.config.tied_embeddings else 2
+        outer = tables * self.config.dim * self.config.vocab_size if self.layout.pipeline == 1 else 0
         return (self.layers * self.block_numbers + outer) / self.layout.tensor
 
     @property

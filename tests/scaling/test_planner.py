@@ -12,7 +12,7 @@ from herdbook.cli import app
 from herdbook.model.config import preset
 from herdbook.planning import plan_settings
 from herdbook.scaling.calibrate import calibrated, fit_matmul
-from herdbook.scaling.cluster import load_calibration, load_cluster, names
+from herdbook.scaling.cluster import Calibration, load_calibration, load_cluster, names
 from herdbook.scaling.interruptions import (
     Remedies,
     best_interval,
@@ -165,6 +165,29 @@ def test_reasons_name_what_binds() -> None:
     assert told["recompute full"].ratio == pytest.approx(4 / 3, abs=0.05)
 
 
+def test_reasons_and_hints_are_those_of_the_search() -> None:
+    """A context rank may keep few tokens of a row where the search was told so, and else that is the reason."""
+    small, cal = preset("llama3-8b"), load_calibration()
+    found = search(small, CLUSTER, cal, 16, 16 * 8192, 8192, context_tokens=2048).best[0]
+    ours, usual = ({one.change: one for one in reasons(found, least)} for least in (2048, 8192))
+    assert found.layout.context == 1 and ours["context 2"].ratio is not None
+    assert usual["context 2"].ratio is None
+    assert usual["context 2"].why == "leaves a rank 4,096 tokens of a row, not 8,192"
+    # Of one row only context ranks can share: as many as would hold it, where the search may take them.
+    row = (preset("llama3-70b"), CLUSTER, cal, 8, 131_072, 131_072)
+    with pytest.raises(UserError, match="32 would hold it"):
+        search(*row, context_tokens=8192)
+    with pytest.raises(UserError, match="no number of them would"):
+        search(*row, context_tokens=131_072)
+
+
+def test_tied_tables_are_held_once() -> None:
+    tied = preset("llama3.2-1b")
+    step = Step(tied, Layout(1, 1, 1, 1, 1, 1), 8192, CLUSTER, load_calibration())
+    norms = (2 * tied.layers + 1) * tied.dim
+    assert tied.tied_embeddings and step.memory_parts()["weights"] == 2 * (tied.parameters() - norms)
+
+
 def test_what_a_step_of_our_own_adds_by_hand() -> None:
     """fp32, Muon's products (5 rounds, rows m <= n: 4 m m n + 2 m^3) and the passes over the logits."""
     config, cal = preset("10m"), load_calibration()
@@ -201,6 +224,10 @@ def test_calibration_finds_the_shares_that_made_the_times() -> None:
     assert odd.memory == 0.8 and 0.566 / 12 < odd.matmul < 0.566 / 2
     with pytest.raises(UserError, match="full peak it would be"):
         calibrated(steps[:1], [0.1 * steps[0].seconds])
+    # Links faster than their makers say are taken at their word: what is printed can be read again.
+    quick = true.model_copy(update={"node_link": 9.0, "network": 9.0})
+    fast = calibrated(steps, [replace(step, calibration=quick).seconds for step in steps])
+    assert 0.9 < fast.network <= 1 and Calibration.model_validate(fast.model_dump()) == fast
 
 
 def test_serving() -> None:
@@ -244,5 +271,7 @@ def test_the_command(tmp_path: Path) -> None:
         make_plan(PlanSettings(model="llama3-9b"))
     with pytest.raises(UserError, match="did you mean 'devices'"):
         plan_settings("llama3-8b", ["devcies=8"])
+    alone = CliRunner().invoke(app, ["plan", "llama3-8b", "--laws", "ladder"])
+    assert alone.exit_code == 2 and "--against ENTRY" in alone.output
     with pytest.raises(UserError, match="'8' is no setting"):
         plan_settings("llama3-8b", ["8"])
