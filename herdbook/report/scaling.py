@@ -49,7 +49,7 @@ def draw(out: Path, ladder: Ladder, loss: str = "loss") -> None:
     figure.savefig(out / "forecast.png", dpi=DOTS)
     if exams:
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-        _scores(figure.subplots(), exams, coming)
+        _scores(figure.subplots(), exams, coming, ladder.chance)
         figure.savefig(out / "score.png", dpi=DOTS)
 
 
@@ -111,7 +111,7 @@ def _forecast(axes: Any, ladder: Ladder, name: str) -> None:
     axes.legend(frameon=False)
 
 
-def _scores(axes: Any, exams: dict[str, dict[str, list[float]]], coming: dict[str, Any]) -> None:
+def _scores(axes: Any, exams: dict[str, dict[str, list[float]]], coming: dict[str, Any], chance: float) -> None:
     """Scores over the loss on right answers, and their sigmoids, as the paper's figure 4."""
     for number, (task, exam) in enumerate(exams.items()):
         loss, score = np.array(exam["loss"]), np.array(exam["score"])
@@ -119,7 +119,7 @@ def _scores(axes: Any, exams: dict[str, dict[str, list[float]]], coming: dict[st
         if "known_loss" in exam:  # earlier models, larger or longer trained
             axes.plot(exam["known_loss"], exam["known_score"], "s", color=f"C{number}", fillstyle="none")
             loss, score = np.append(loss, exam["known_loss"]), np.append(score, exam["known_score"])
-        curve = fit_sigmoid(loss, score, chance=min(0.25, float(score.min())))
+        curve = fit_sigmoid(loss, score, chance)
         grid = np.linspace(loss.min() * 0.7, loss.max(), 100)
         name = f"score_{task}"
         told = f", forecast {coming[name]['value']:.2f}" if name in coming else ""

@@ -64,6 +64,9 @@ class Ladder:
 
     figures: dict[str, Any]
 
+    chance: float
+    """Score of a model that knows nothing, in these tasks."""
+
 
 def fit_ladder(
     settings: LawsSettings,
@@ -92,7 +95,7 @@ def fit_ladder(
     kept = {
         "form": FORM, "searched": fitted.searched.tolist(), "draws": draws.tolist(), "target": target,
         "scores": {task: {**found, "chance": settings.chance} for task, found in exams.items()},
-        "optimum": _optimum(runs, curves),
+        "optimum": _optimum(runs, curves), "seed": settings.seed,
     }  # fmt: skip
     write_json(out / "laws.json", kept)
     for task, one in scores.items():
@@ -124,7 +127,7 @@ def fit_runs(settings: LawsSettings, runs: Runs) -> tuple[Ladder, np.ndarray]:
         "forecast": coming,
         "overtrained": _overtrained(fitted, coming["flops"]),
     }
-    return Ladder(runs, curves, fitted, coming, {}, figures), draws
+    return Ladder(runs, curves, fitted, coming, {}, figures, settings.chance), draws
 
 
 def approaches(runs: Runs, curves: IsoFlop, fitted: Fit, draws: np.ndarray) -> dict[str, Any]:
@@ -259,12 +262,16 @@ def against(settings: AgainstSettings, laws: Path, model: Path, results: Path | 
     """A trained model beside what was forecast of it; `error` is measured / forecast - 1.
 
     Loss and score are its ladder's forecast for its size and tokens; memory, step time and energy the planner's, where
-    it was trained in the herd. Raises UserError for a task that the ladder or the model was not examined in.
+    it was trained in the herd, and `plan.without` says why where it has none. Raises UserError for a task that the
+    ladder or the model was not examined in.
     """
     found = laws_against(laws, model, results, settings.task)
     if (model / "metrics.jsonl").is_file():
-        run = measured.read_run(model)
-        found |= reconcile.held_against(run, run.cluster(), load_calibration())
+        try:
+            run = measured.read_run(model)
+            found |= reconcile.held_against(run, run.cluster(), load_calibration())
+        except UserError as error:  # such as devices that no cluster of the file has
+            found["plan"] = {"without": str(error)}
     write_json(out / "against.json", found)
     return found
 
@@ -297,7 +304,7 @@ def _score_against(kept: dict[str, Any], laws: Path, task: str | None, results: 
     with (laws / "runs.csv").open(encoding="utf-8") as file:
         flops_of = np.array([float(row["flops"]) for row in csv.DictReader(file)])
     exam = kept["scores"][chosen]
-    coming = _forecast_score(flops_of, set(kept["optimum"]), exam, flops, exam["chance"])
+    coming = _forecast_score(flops_of, set(kept["optimum"]), exam, flops, exam["chance"], kept.get("seed", 1))
     _, score = answer_loss([json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line])
     return {
         "task": chosen,

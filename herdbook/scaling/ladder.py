@@ -16,6 +16,7 @@ from herdbook.settings import Settings, UserError
 from herdbook.steps import Step
 
 LAYER_WIDTH = 32
+SCORED = 3  # budgets that a forecast of scores needs, as `forecast` says
 
 
 class LadderSettings(Settings):
@@ -70,6 +71,11 @@ class LadderSettings(Settings):
         wrong = [width for width in self.widths if width % self.head_width]
         if wrong:
             raise UserError(f"widths: {wrong[0]} is no multiple of head_width={self.head_width}")
+        if self.tasks and len(self.budgets) < SCORED:
+            raise UserError(
+                f"tasks: a score is forecast from the best model of each of at least {SCORED} budgets, and there are "
+                f"{len(self.budgets)}; give more of them, or leave out tasks"
+            )
         return self
 
     def shape(self, width: int) -> dict[str, Any]:

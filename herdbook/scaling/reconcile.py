@@ -29,9 +29,9 @@ def held_against(run: Measured, cluster: Cluster, calibration: Calibration) -> d
     found["step_seconds"] = compared(step.seconds, float(middle), source)
     found["step_seconds"] |= {"low": float(low), "high": float(high), "parts": step.parts}
     energy = run.entry.get("energy") or {}
-    if energy.get("joules"):
-        devices = run.settings.parallel.processes
-        joules = step.seconds * run.metrics["steps"] * devices * cluster.watts * cluster.overhead
+    if energy.get("joules") and cluster.watts:
+        # Counters are of the devices, so what the rest of a site takes is left out.
+        joules = step.seconds * run.metrics["steps"] * run.settings.parallel.processes * cluster.watts
         found["energy"] = compared(joules, float(energy["joules"]), energy["source"])
         found["energy"]["forecast_source"] = f"{cluster.watts:g} W a device (its design power) while it trains"
     return found

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from herdbook.book import Book, Entry
 from herdbook.model.config import ModelConfig
 from herdbook.recipe import RecipeError, read_recipe
-from herdbook.report.scaling import laws
+from herdbook.report.scaling import _scores, laws
 from herdbook.run import StageFailed, run_recipe
 from herdbook.scale import scale, train_ladder
 from herdbook.scaling.fitting import AgainstSettings, LawsSettings, against, read_entries
@@ -100,6 +101,14 @@ def test_laws_of_known_runs_and_a_forecast_held_against_the_truth(tmp_path: Path
         against(AgainstSettings(task="gsm8k"), out, big, tmp_path / "big-exam", tmp_path)
 
 
+def test_scores_are_drawn_down_to_the_chance_they_are_forecast_with() -> None:
+    axes = Figure().subplots()
+    exam = {"loss": [0.3, 0.5, 0.7, 0.9, 1.1, 1.3], "score": [0.95, 0.8, 0.6, 0.51, 0.49, 0.5]}
+    _scores(axes, {"yes_or_no": exam}, {}, 0.5)
+    drawn = np.asarray(axes.get_lines()[1].get_ydata())
+    assert drawn.min() == pytest.approx(0.5, abs=0.01) and drawn.min() >= 0.5
+
+
 def test_entries_without_what_is_needed_are_named(tmp_path: Path) -> None:
     folder = entry(tmp_path / "run", 64, 1e12, exam=False)
     (folder / "entry.json").write_text(json.dumps({"metrics": {"tokens": 5}}))
@@ -135,7 +144,7 @@ stages:
   ladder:
     kind: ladder
     from: {tokens: tokens, world: world}
-    budgets: [3.0e9, 6.0e9]
+    budgets: [1.5e9, 3.0e9, 6.0e9]
     widths: [16, 32, 48, 64]
     sizes: 4
     vocab_size: 512
@@ -150,22 +159,23 @@ def test_a_recipe_becomes_runs_exams_and_laws(tmp_path: Path) -> None:
     path.write_text(RECIPE)
     stages = read_recipe(path).stages
     runs = [name for name, stage in stages.items() if stage.kind.name == "pretrain"]
-    assert runs == [f"ladder.c{c}.w{w}" for c in (1, 2) for w in (16, 32, 48, 64)]
-    settings = stages["ladder.c2.w48"].settings.model_dump()
+    assert runs == [f"ladder.c{c}.w{w}" for c in (1, 2, 3) for w in (16, 32, 48, 64)]
+    settings = stages["ladder.c3.w48"].settings.model_dump()
     assert settings["flops"] == 6e9 and settings["rows"] == 2 and settings["model"]["dim"] == 48
     assert stages["ladder"].kind.name == "laws" and stages["ladder"].inputs["model"] == tuple(runs)
     assert stages["ladder"].inputs["results"] == tuple(f"{run}-exam" for run in runs)
     path.write_text(RECIPE.replace("length: 128", "length: 128\n    batch_tokens: 640\n    batch_power: 1"))
     grown = read_recipe(path).stages
-    assert [grown[f"ladder.c{c}.w16"].settings.model_dump()["rows"] for c in (1, 2)] == [
-        2,
-        2,
-    ]  # `run` has the last word
+    rows = [grown[f"ladder.c{c}.w16"].settings.model_dump()["rows"] for c in (1, 2, 3)]
+    assert rows == [2, 2, 2]  # `run` has the last word
     path.write_text(path.read_text().replace("{rows: 2, ", "{"))
     grown = read_recipe(path).stages
-    assert [grown[f"ladder.c{c}.w16"].settings.model_dump()["rows"] for c in (1, 2)] == [2, 5]
+    assert [grown[f"ladder.c{c}.w16"].settings.model_dump()["rows"] for c in (1, 2, 3)] == [1, 2, 5]
     path.write_text(RECIPE.replace("sizes: 4", "sizes: 5"))
     with pytest.raises(RecipeError, match="sizes=5, and there are 4 widths"):
+        read_recipe(path)
+    path.write_text(RECIPE.replace("[1.5e9, 3.0e9, 6.0e9]", "[3.0e9, 6.0e9]"))
+    with pytest.raises(RecipeError, match="of at least 3 budgets, and there are 2"):
         read_recipe(path)
     path.write_text(RECIPE.replace("run: {rows: 2", "run: {steps: 5, rows: 2"))
     with pytest.raises(RecipeError, match="flops says how long the run is by itself"):
@@ -173,8 +183,8 @@ def test_a_recipe_becomes_runs_exams_and_laws(tmp_path: Path) -> None:
 
 
 WORDS = (
-    "budgets=[3.0e9, 6.0e9]", "widths=[16, 32, 48, 64]", "sizes=4", "vocab_size=512", "length=128", "tasks=[facts]",
-    "run.rows=2", "run.peak_lr=0.02",
+    "budgets=[1.5e9, 3.0e9, 6.0e9]", "widths=[16, 32, 48, 64]", "sizes=4", "vocab_size=512", "length=128",
+    "tasks=[facts]", "run.rows=2", "run.peak_lr=0.02",
 )  # fmt: skip
 
 
@@ -186,7 +196,7 @@ WORDS = (
         (("budgets=[1e11, 2e11]", "sizes=3"), "sizes"),
         (("budgets=[1e11, 2e11]", "widht=3"), "widht"),
         (("budgets=[1e11, 2e11]", "run.rowz=3"), "rowz"),
-        (("budgets=[1e11, 2e11]", "tasks=[facts]"), "was not made from a world"),
+        (("budgets=[1e11, 2e11, 4e11]", "tasks=[facts]"), "was not made from a world"),
     ],
 )
 def test_mistakes_in_a_ladders_words_are_told_before_it_trains(
@@ -216,8 +226,8 @@ def test_a_small_ladder_is_really_trained(tmp_path: Path) -> None:
             told.append(str(error))
     assert told[0].partition("\n")[0] == told[1].partition("\n")[0]
     entries, _ = book.entries()
-    assert sum(one.kind == "pretrain" for one in entries) == 8  # the command found every run of the recipe's ladder
+    assert sum(one.kind == "pretrain" for one in entries) == 12  # the command found every run of the recipe's ladder
     for found in entries:
         if found.kind == "pretrain":
-            wanted = {"c1": 3e9, "c2": 6e9}[found.stage.split(".")[1]]
+            wanted = {"c1": 1.5e9, "c2": 3e9, "c3": 6e9}[found.stage.split(".")[1]]
             assert found.metrics["flops"] == pytest.approx(wanted, rel=0.25)  # rows hold several documents, padding

@@ -18,6 +18,7 @@ from herdbook.cli import app
 from herdbook.machine import machine
 from herdbook.model.huggingface import save_model
 from herdbook.model.transformer import Transformer
+from herdbook.scaling.cluster import FILE
 from herdbook.scaling.fitting import AgainstSettings, against
 from herdbook.scaling.measured import read_run
 from herdbook.scaling.planner import PlanSettings
@@ -88,6 +89,13 @@ def test_a_run_is_held_against_its_plan(tmp_path: Path) -> None:
     fitted = told("--against", "pretrain", "--calibrate", "pretrain", *book)
     assert abs(fitted["step_seconds"]["error"]) < 1e-9 < abs(found["step_seconds"]["error"])
     assert told("--calibrate", "pretrain", *book)["calibration"].items() <= fitted["calibration"].items()
+    # Counters are of devices: what the rest of a site takes is in no forecast that is held against them.
+    clusters = tmp_path / "clusters.yaml"
+    clusters.write_text(
+        FILE.read_text().replace("watts: 16.0", "watts: 32.0").replace("overhead: 1.0\n", "overhead: 1.5\n")
+    )
+    site = told("--against", "pretrain", f"clusters={clusters}", *book)
+    assert site["energy"]["forecast"] == pytest.approx(2 * found["energy"]["forecast"])
     text = CliRunner().invoke(app, ["plan", "--against", "pretrain", *book]).output
     assert "step time" in text and "tensors of the fullest process" in text
     with pytest.raises(UserError, match="--laws ENTRY beside --results"):
@@ -114,6 +122,12 @@ def test_loss_comes_from_the_laws_by_command_and_by_stage(tmp_path: Path) -> Non
     assert found["loss"]["error"] == pytest.approx(2.0 / true - 1) and found["memory"]["off"] < 0.05
     command = told("--against", "pretrain", "--laws", "laws", "--book", str(tmp_path))
     assert {key: command[key] for key in found} == json.loads((tmp_path / "against.json").read_text())
+    # Devices that no cluster is of cost the planner's figures, not the stage.
+    kept = json.loads((folder / "entry.json").read_text())
+    kept["machine"]["gpus"] = ["NVIDIA L40S"]
+    (folder / "entry.json").write_text(json.dumps(kept))
+    other = against(AgainstSettings(), out, folder, None, tmp_path)
+    assert other.keys() == {"loss", "plan"} and "no cluster of NVIDIA L40S devices" in other["plan"]["without"]
 
 
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:
