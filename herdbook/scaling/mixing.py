@@ -6,12 +6,13 @@ Every run is a stage and an entry of its own, as in `ladder.py`; the last step f
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from herdbook.files import read_json, write_json
 from herdbook.settings import Settings, UserError
@@ -34,6 +35,16 @@ class ChoiceSettings(Settings):
 
     passes: float = Field(4.0, gt=0)
     """Most passes over a set in that run; beyond about four a token seen again is worth less than a new one."""
+
+    @field_validator("weights")
+    @classmethod
+    def _some_count(cls, weights: dict[str, float]) -> dict[str, float]:
+        wrong = [name for name, weight in weights.items() if not 0 <= weight < math.inf]
+        if wrong:
+            raise UserError(f"weights: {wrong[0]} counts {weights[wrong[0]]:g}; a weight is a number from 0 on")
+        if weights and not any(weights.values()):
+            raise UserError("weights: no set counts; give one of them a weight above 0")
+        return weights
 
 
 class MixesSettings(ChoiceSettings):

@@ -74,6 +74,9 @@ def test_a_set_is_not_repeated_more_often_than_allowed(tmp_path: Path) -> None:
         choose(ChoiceSettings(tokens=1e9), made, tmp_path)
     with pytest.raises(UserError, match="'maths' is none of the sets code, math, web"):
         choose(ChoiceSettings(weights={"maths": 1.0}), made, tmp_path)
+    for weights, told in (({"math": 0.0}, "no set counts"), ({"math": -1.0}, "math counts -1; a weight is")):
+        with pytest.raises(ValueError, match=told):
+            ChoiceSettings(weights=weights)
     (tmp_path / "mix.m1" / "entry.json").write_text(json.dumps({"settings": {"mix": None}, "metrics": {}}))
     with pytest.raises(UserError, match=r"mix\.m1 was trained on no mix"):
         choose(ChoiceSettings(), made, tmp_path)
