@@ -77,10 +77,13 @@ class Runner:
                     waiting = self._begin(waiting)
                 if not self.jobs:
                     break
-                self._listen()
+                for job, said in self._listen():
+                    self._ended(job, said)
         except BaseException as error:
             self._stop(error.code - 128 if isinstance(error, Ended) else signal.SIGTERM)
             raise
+        finally:
+            self.selector.close()
         if self.failed:
             raise self.failed[0]
         return {task.stage: self.entries[task.stage] for task in self.tasks}
@@ -133,13 +136,12 @@ class Runner:
         except BrokenPipeError:
             pass  # it has ended already, which will be seen
 
-    def _listen(self) -> None:
-        """Pass on what the processes say for a moment, and take leave of those that have ended."""
+    def _listen(self) -> list[tuple[Job, bytes | None]]:
+        """Pass on what the processes say for a moment; those that have ended, each with why it failed."""
         for key, _ in self.selector.select(LOOK_SECONDS):
             if not self._pass_on(key.data):
                 self.selector.unregister(key.fileobj)
-        for job in [job for job in self.jobs if job.process.poll() is not None]:
-            self._ended(job)
+        return [(job, self._let_go(job)) for job in list(self.jobs) if job.process.poll() is not None]
 
     def _pass_on(self, job: Job) -> bool:
         """Print what a process has said, line by line, with its stage before it; False when it has said all."""
@@ -157,7 +159,8 @@ class Runner:
     def _print(self, job: Job, line: bytes) -> None:
         console.err.print(f"[{job.task.stage}] {line.decode(errors='replace')}", markup=False)
 
-    def _ended(self, job: Job) -> None:
+    def _let_go(self, job: Job) -> bytes | None:
+        """Print the last words of a process that has ended, and close its pipes; what it said of its failure."""
         self._pass_on(job)
         if job.line:
             self._print(job, job.line)
@@ -172,6 +175,9 @@ class Runner:
                 pipe.close()
             except BrokenPipeError:
                 pass
+        return said
+
+    def _ended(self, job: Job, said: bytes | None) -> None:
         entry = self.book.find(job.task.id) if job.process.returncode == 0 else None
         if entry is not None:
             self.entries[job.task.stage] = entry
@@ -188,12 +194,7 @@ class Runner:
             if job.process.poll() is None:
                 job.process.send_signal(number)
         while self.jobs:
-            job = self.jobs[0]
-            while job.process.poll() is None:
-                self.selector.select(LOOK_SECONDS)
-                self._pass_on(job)
-            self._pass_on(job)
-            self.jobs.remove(job)
+            self._listen()
 
 
 def run_side_by_side(book: Book, tasks: Sequence[Task], count: int) -> dict[str, Entry]:

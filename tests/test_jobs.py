@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -158,6 +160,31 @@ def test_a_users_mistake_is_told_as_one(tmp_path: Path) -> None:
     recipe = read_recipe(written(tmp_path, SUMS), ["other.fail=user"])
     with pytest.raises(UserError, match="stage 'other': there are no documents to train on"):
         run_recipe(recipe, Book(tmp_path / "book"), jobs=2)
+
+
+def test_the_last_words_of_stages_told_to_end_are_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = tasks(tmp_path)
+    runner = jobs.Runner(Book(tmp_path / "book"), made, 2)
+    for slot, task in enumerate(made[1:3]):
+        heard, words = os.pipe()
+        hears, told = os.pipe()
+        sleeping = "import time; print('half a line', end='', flush=True); time.sleep(60)"
+        process = subprocess.Popen([sys.executable, "-c", sleeping], stdin=subprocess.PIPE, stdout=words)
+        os.close(words)
+        os.close(told)
+        os.set_blocking(heard, False)
+        job = jobs.Job(task, slot, process, os.fdopen(heard, "rb", 0), os.fdopen(hears, "rb", 0))
+        runner.jobs.append(job)
+        runner.selector.register(job.words, selectors.EVENT_READ, job)
+    begun = list(runner.jobs)
+    end = time.monotonic() + 30
+    while not all(job.line for job in begun):
+        assert not runner._listen() and time.monotonic() < end
+    runner._stop(signal.SIGTERM)
+    said = capfd.readouterr().err
+    assert "[base] half a line" in said and "[other] half a line" in said
+    assert not runner.jobs and all(job.words.closed and job.told.closed for job in begun)
+    assert [job.process.returncode for job in begun] == [-signal.SIGTERM] * 2
 
 
 def tasks(tmp_path: Path) -> list[Task]:
