@@ -12,7 +12,7 @@ import yaml
 from herdbook.book import Book
 from herdbook.check import validate
 from herdbook.marked import Marked, Problem
-from herdbook.recipe import override
+from herdbook.recipe import read_words
 from herdbook.report.plan import plan_lines
 from herdbook.report.reconcile import against_lines
 from herdbook.report.serving import serving_lines
@@ -36,12 +36,9 @@ def plan_settings(model: str, overrides: Iterable[str], book: Path | None = None
     problems: list[Problem] = []
     words = [word for word in (model, *overrides) if word]
     named = words.pop(0) if words and "=" not in words[0] else ""
-    raw = {"plan": Marked({"model": Marked(_model(named, book), "command line")} if named else {}, "command line")}
-    for word in words:
-        if "=" not in word:
-            raise UserError(f"{word!r} is no setting; write SETTING=VALUE, such as devices=16384 or remedies.spares=20")
-        raw = override(raw, f"plan.{word}", problems)
-    found = validate("plan", raw["plan"], raw["plan"].bare(), PlanSettings, "a plan", problems)
+    model_given = {"model": Marked(_model(named, book), "command line")} if named else {}
+    node = read_words("plan", model_given, words, "devices=16384 or remedies.spares=20", problems)
+    found = validate("plan", node, node.bare(), PlanSettings, "a plan", problems)
     if problems or not isinstance(found, PlanSettings):
         raise UserError("\n".join(map(str, problems)))
     return found

@@ -2,10 +2,9 @@
 
 A recipe is a YAML file: `stages` in the order they run, each with its `kind`, what it is fed `from`, and its
 settings beside them; `aims` over the measured figures; the `machine` that it is meant for; a `seed` for all stages that
-are given none. Settings may be changed on
-the command line (`base.model.dim=256`) and may hold placeholders (`${python_library}`, `${recipe}`,
-`${env:NAME:-default}`).
-Relative paths are relative to the current folder, as everywhere on a command line; `${recipe}` is the recipe's.
+are given none. Settings may be changed on the command line (`base.model.dim=256`) and may hold placeholders
+(`${python_library}`, `${recipe}`, `${env:NAME:-default}`). Relative paths are relative to the current folder, as
+everywhere on a command line; `${recipe}` is the recipe's.
 """
 
 from __future__ import annotations
@@ -186,6 +185,21 @@ def override(raw: dict[str, Marked], word: str, problems: list[Problem]) -> dict
     if value is None:
         return raw
     return {**raw, stage: _set(raw[stage], keys, value, stage, problems)}
+
+
+def read_words(
+    name: str, given: dict[str, Marked], words: Iterable[str], example: str, problems: list[Problem]
+) -> Marked:
+    """The settings of one stage from `SETTING=VALUE` words of a command line, over those that are `given`.
+
+    UserError, with an `example` of what it should be, for a word that is no setting.
+    """
+    raw = {name: Marked(given, "command line")}
+    for word in words:
+        if "=" not in word:
+            raise UserError(f"{word!r} is no setting; write SETTING=VALUE, such as {example}")
+        raw = override(raw, f"{name}.{word}", problems)
+    return raw[name]
 
 
 def _set(node: Marked, keys: list[str], value: Marked, path: str, problems: list[Problem]) -> Marked:

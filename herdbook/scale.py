@@ -4,7 +4,7 @@ of the book; printed and drawn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from herdbook.book import Book, Entry, Parent
 from herdbook.check import validate
 from herdbook.marked import Marked, Problem
 from herdbook.models import ancestors, make_settings
-from herdbook.recipe import override
+from herdbook.recipe import read_words
 from herdbook.run import ended_by_signals, make_task, run_task
 from herdbook.settings import UserError
 from herdbook.stages import KINDS
@@ -65,14 +65,13 @@ def train_ladder(tokens: Entry, book: Book, words: Sequence[str], target: float 
     from herdbook.scaling.ladder import LadderSettings, steps
 
     problems: list[Problem] = []
-    raw = {LADDER: Marked({} if target is None else {"target": Marked(target, "--target")}, "command line")}
-    for word in words:
-        if "=" not in word:
-            raise UserError(f"{word!r} is no setting; write SETTING=VALUE, such as budgets=[1e11,2e11]")
-        raw = override(raw, f"{LADDER}.{word}", problems)
-    given = raw[LADDER].bare()
+    targeted = {} if target is None else {"target": Marked(target, "--target")}
+    node = read_words(LADDER, targeted, words, "budgets=[1e11,2e11]", problems)
+    given = node.bare()
     shared = given.pop("run", {})
-    settings = validate(LADDER, raw[LADDER], given, LadderSettings, f"kind {LADDER}", problems)
+    if not isinstance(shared, dict):
+        raise UserError(f"run={shared!r} is no setting of its runs; write run.SETTING=VALUE, such as run.peak_lr=0.02")
+    settings = validate(LADDER, node, given, LadderSettings, f"kind {LADDER}", problems)
     if problems or not isinstance(settings, LadderSettings):
         raise UserError("\n".join(map(str, problems)))
     made = {tokens.stage: tokens}
@@ -85,7 +84,7 @@ def train_ladder(tokens: Entry, book: Book, words: Sequence[str], target: float 
     todo = []
     for step in steps(LADDER, settings, inputs):
         kind = KINDS[step.kind]
-        told = {**step.settings, **(shared if step.like == "run" else {})}
+        told = _joined(step.settings, shared if step.like == "run" else {})
         todo.append((step, kind, make_settings(kind.settings_class(), told)))
     with ended_by_signals():
         for step, kind, own in todo:
@@ -96,3 +95,13 @@ def train_ladder(tokens: Entry, book: Book, words: Sequence[str], target: float 
             }
             made[step.name] = run_task(book, make_task(book, step.name, kind, own, fed))
     return made[LADDER]
+
+
+def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two trees of settings in one, as a recipe joins them: what stands in `above` counts, key by key."""
+    both = {
+        key: _joined(below[key], item)
+        for key, item in above.items()
+        if isinstance(item, dict) and isinstance(below.get(key), dict)
+    }
+    return {**below, **above, **both}
