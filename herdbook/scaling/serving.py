@@ -57,6 +57,12 @@ def cache_bytes(config: ModelConfig) -> int:
     return 2 * CACHE_BYTES * config.layers * config.kv_heads * config.head_width
 
 
+def weight_bytes(config: ModelConfig, scheme: str) -> float:
+    """Bytes of all weights; embedding and head stay as they are."""
+    outer = config.dim * config.vocab_size * (1 if config.tied_embeddings else 2)
+    return (config.parameters() - outer) * WEIGHT_BYTES[scheme] + outer * WEIGHT_BYTES["bf16"]
+
+
 def serve(
     config: ModelConfig,
     cluster: Cluster,
@@ -78,10 +84,7 @@ def serve(
     if scheme == "fp8" and cluster.peak_fp8 is None:
         raise UserError(f"a {cluster.device} has no 8-bit floating point; take int8, int4 or bf16")
     length = prompt + answer
-    # Embedding and head stay as they are.
-    outer = config.dim * config.vocab_size * (1 if config.tied_embeddings else 2)
-    weights = (config.parameters() - outer) * WEIGHT_BYTES[scheme] + outer * WEIGHT_BYTES["bf16"]
-    per_token = cache_bytes(config)
+    weights, per_token = weight_bytes(config, scheme), cache_bytes(config)
     usable = (cluster.memory - (0.0 if cluster.device == "cpu" else RESERVE_GIB)) * GIB
     fewest = next((n for n in (1 << k for k in range(12)) if n * usable >= weights + per_token * length), None)
     if devices is None:
