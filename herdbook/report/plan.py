@@ -123,7 +123,7 @@ def _interruptions(plan: TrainingPlan) -> list[str]:
     for one in plan.worth:
         # The days that the run would take without what it has, or saves with what it has not.
         other = plan.days / max(plan.outcome.mean + (-one.gain if one.had else one.gain), 1e-6)
-        saved = abs(other - days)
+        saved = (other - days) if one.had else (days - other)  # below 0 for what only costs
         money = saved * 24 * plan.settings.devices * plan.cluster.price
         words = ("∞", "") if other > 100 * days else (f"{saved:,.1f}", f"{money:,.0f}")
         worth.append((one.remedy, one.change, "has" if one.had else "could", f"{100 * one.gain:+.1f}", *words))

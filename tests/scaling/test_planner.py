@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 from herdbook.cli import app
 from herdbook.model.config import preset
 from herdbook.planning import plan_settings
+from herdbook.report.plan import plan_lines
 from herdbook.scaling.calibrate import calibrated, fit_matmul
 from herdbook.scaling.cluster import Calibration, load_calibration, load_cluster, names
 from herdbook.scaling.interruptions import (
     Remedies,
+    Worth,
     best_interval,
     daly,
     expected_share,
@@ -120,6 +122,17 @@ def test_spares_and_groups_are_worth_something() -> None:
     assert gains["replica groups"].gain == pytest.approx(grouped - plain)
     having = {one.remedy: one for one in worth(16384, 54, Remedies(groups=4), draws=5)}
     assert having["replica groups"].had and "more spare nodes" not in having
+
+
+def test_a_remedy_that_costs_saves_less_than_nothing() -> None:
+    plan = make_plan(PlanSettings(model="10m", devices=1, tokens=1e14, batch=65_536, length=2048))
+    gains = {"helps": (True, 0.01), "harms": (True, -0.01), "would help": (False, 0.01), "would harm": (False, -0.01)}
+    plan.__dict__["worth"] = [Worth(name, "so", had, gain) for name, (had, gain) in gains.items()]
+    for name, (had, gain) in gains.items():
+        with_it, without = sorted((plan.outcome.mean, plan.outcome.mean + (-gain if had else gain)), reverse=gain > 0)
+        money = (plan.days / without - plan.days / with_it) * 24 * plan.cluster.price
+        (row,) = (line for line in plan_lines(plan) if line.startswith(f"{name}  "))
+        assert float(row.split()[-1].replace(",", "")) == pytest.approx(money, abs=0.51) and money * gain > 0
 
 
 def test_a_record_of_ones_own(tmp_path: Path) -> None:
