@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from herdbook.files import read_json, write_text
-from herdbook.model.huggingface import load_model
+from herdbook.model.huggingface import load_model, read_config
 from herdbook.posttrain.preference import PreferenceObjective
 from herdbook.posttrain.preference_settings import PreferenceSettings
 from herdbook.posttrain.rl_objectives import ActorCritic, Grpo, Ppo, Watched, policy_of
@@ -22,13 +22,16 @@ from herdbook.posttrain.rl_settings import RlSettings
 from herdbook.posttrain.rollouts import DrawnBatches
 from herdbook.settings import UserError
 
+if TYPE_CHECKING:
+    from herdbook.tokens.tokenizer import Tokenizer
+
 
 def rl(settings: RlSettings, model: Path, requests: Path, out: Path, reward: Path | None = None) -> dict[str, Any]:
     """Train `model` on its own answers to the training requests; writes `out`/model, a folder that chats.
 
-    Goes on from what a killed run left in `out`. Returns the loop's figures, how many answers were drawn (`answers`),
-    and the mean `reward` and share `ended` of those of the first and of the last tenth of the steps. UserError when
-    there is nothing to score by.
+    Goes on from what a killed run left in `out`. Returns the loop's figures, how many `requests` were asked, how many
+    were `too_long` for the model, how many answers were drawn (`answers`), and the mean `reward` and share `ended` of
+    those of the first and of the last tenth of the steps. UserError when there is nothing to score by.
     """
     from herdbook.posttrain.asking import read_requests
     from herdbook.posttrain.reward import RewardModel
@@ -44,7 +47,8 @@ def rl(settings: RlSettings, model: Path, requests: Path, out: Path, reward: Pat
     folder = model_folder(model)
     tokenizer = Tokenizer.load(folder)
     ask = AskSettings(tasks=settings.tasks, limit=settings.limit, kept_back=settings.kept_back, seed=settings.seed)
-    asked = read_requests(requests, ask)
+    read = read_requests(requests, ask)
+    asked = with_room(read, tokenizer, read_config(folder).max_length)
     if settings.score == "verdict" and not all(request.get("check") for request in asked):
         raise UserError("score is verdict, and some requests carry no check; leave their tasks out, or score by reward")
     settings = resolved(settings, len(asked), out)
@@ -55,7 +59,18 @@ def rl(settings: RlSettings, model: Path, requests: Path, out: Path, reward: Pat
     figures = train(trained, Watched(objective_of(settings)), batches, settings, out)
     export(policy_of(trained), tokenizer, out / "model", None, settings.export_dtype)
     drawn = -(-settings.total_steps // settings.steps_per_rollout) * settings.requests_per_step * settings.answers
-    return {**figures, **trained_share(policy), "requests": len(asked), "answers": drawn, **ends_of_run(out)}
+    counts = {"requests": len(asked), "too_long": len(read) - len(asked), "answers": drawn}
+    return {**figures, **trained_share(policy), **counts, **ends_of_run(out)}
+
+
+def with_room(requests: list[Any], tokenizer: Tokenizer, room: int) -> list[Any]:
+    """The requests behind whose prompt a model of `room` tokens can still answer; UserError where there are none."""
+    from herdbook.posttrain.asking import prompt_ids
+
+    found = [one for one in requests if len(prompt_ids(tokenizer, one, one["messages"])) < room]
+    if not found:
+        raise UserError(f"all {len(requests)} requests are longer than the {room} tokens that the model holds")
+    return found
 
 
 def resolved(settings: RlSettings, requests: int, out: Path) -> RlSettings:
@@ -85,7 +100,6 @@ def critic_of(settings: RlSettings, folder: Path, reward: Path | None) -> Any:
 
     The head is drawn anew where that has one of words.
     """
-    from herdbook.model.huggingface import read_config
     from herdbook.model.reward import RewardConfig
     from herdbook.tokens.tokenizer import Tokenizer
     from herdbook.train.alone import alone

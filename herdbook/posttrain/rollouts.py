@@ -150,9 +150,13 @@ class DrawnBatches:
         bad = ~ended | np.array([[not text for text in own] for own in texts])
         if self.judge is not None:
             tools = [request.get("tools") for request in requests]
-            said = [[text or "…" for text in own] for own in texts]
-            found = np.array(self.judge.score([request["messages"] for request in requests], said, tools), np.float32)
-            return np.where(bad, found.min() - 1.0, found).astype(np.float32)
+            # Only what can be scored is read: an answer that has not ended may be longer than the judge holds.
+            said = [[one for one, out in zip(own, none) if not out] for own, none in zip(texts, bad, strict=True)]
+            scores = self.judge.score([request["messages"] for request in requests], said, tools)
+            found = np.zeros(bad.shape, np.float32)
+            found[~bad] = [score for own in scores for score in own]
+            worst = 0.0 if bad.all() else float(found[~bad].min())
+            return np.where(bad, worst - 1.0, found).astype(np.float32)
         found = np.array([[worth or 0.0 for worth in own] for own in verdicts(requests, texts)], np.float32)
         return np.where(bad, -1.0, found).astype(np.float32)
 
