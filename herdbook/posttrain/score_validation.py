@@ -34,6 +34,9 @@ class Told:
     marks: tuple[float, ...]
     """Of the scores, the lengths and the likelihoods at first, as `NAMES`."""
 
+    prompt: str
+    """What was asked; pairs of the same prompt are hard or easy together."""
+
     round: int
     task: str
 
@@ -54,7 +57,7 @@ def unseen_answers(
 
 
 def _key(example: Example) -> str:
-    return "" if example.source is None else example.source.key
+    return str(example.trunk.tolist()) if example.source is None else example.source.key
 
 
 class ScoreValidation:
@@ -80,12 +83,14 @@ class ScoreValidation:
             likelihood = batch.reference[..., 1] / length.clamp(min=1)
             for row, winner, loser in zip(*(part.tolist() for part in better(batch))):
                 marks = tuple(_above(of[row, winner], of[row, loser]) for of in (each, length, likelihood))
-                source = self.batches.examples[self.batches.example_of(int(batch.numbers[row, winner]))].source
-                found.append(Told(marks, source.round if source else 0, source.task if source else "other"))
+                example = self.batches.examples[self.batches.example_of(int(batch.numbers[row, winner]))]
+                source = example.source
+                told = (source.round, source.task) if source else (0, "other")
+                found.append(Told(marks, _key(example), *told))
         return found
 
     def figures(self, model: Any) -> dict[str, Any]:
-        """Accuracies with their 95 % intervals: of all pairs, of the latest round's, and of each task."""
+        """Accuracies with their 95 % intervals over prompts: of all pairs, of the latest round's, and of each task."""
         training = model.training
         model.eval()
         with torch.no_grad():
@@ -106,13 +111,19 @@ def _above(one: Tensor, other: Tensor) -> float:
 
 
 def _shares(pairs: list[Told]) -> dict[str, Any]:
-    """The accuracy of each way to judge, and by how much the scores are above the others, pair by pair."""
-    from herdbook.evaluate.intervals import mean
+    """The accuracy of each way to judge, and by how much the scores are above the others; `n` counts prompts."""
+    from herdbook.evaluate.intervals import ratio
 
-    marks = dict(zip(NAMES, zip(*(pair.marks for pair in pairs), strict=True), strict=True))
-    figures = {name: mean(list(own)) for name, own in marks.items()}
+    by_prompt: dict[str, list[Told]] = {}
+    for pair in pairs:
+        by_prompt.setdefault(pair.prompt, []).append(pair)
+    counts = [float(len(some)) for some in by_prompt.values()]
+    sums = {
+        name: [sum(pair.marks[place] for pair in some) for some in by_prompt.values()]
+        for place, name in enumerate(NAMES)
+    }
+    figures: dict[str, Any] = {name: ratio(own, counts) for name, own in sums.items()}
     for name in NAMES[1:]:
-        figures[f"above_{name}"] = mean(
-            [one - other for one, other in zip(marks["accuracy"], marks[name], strict=True)]
-        )
-    return figures
+        gained = [one - other for one, other in zip(sums["accuracy"], sums[name], strict=True)]
+        figures[f"above_{name}"] = ratio(gained, counts)
+    return {"pairs": len(pairs), **figures}

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from herdbook.evaluate.intervals import mean
 from herdbook.inference.engine import Engine
 from herdbook.model.config import ModelConfig
 from herdbook.model.huggingface import load_model, read_config, save_model
@@ -20,6 +21,7 @@ from herdbook.posttrain.preference_settings import RewardSettings
 from herdbook.posttrain.preferences import read_preference
 from herdbook.posttrain.reading import AT_THE_END, Reading
 from herdbook.posttrain.reward import Ranking, RewardModel, reward
+from herdbook.posttrain.score_validation import Told, _shares
 from herdbook.settings import UserError
 from herdbook.tokens.dialog import encode_dialog
 from herdbook.tokens.texts import is_heldout
@@ -249,6 +251,17 @@ def test_unseen_pairs_judge_and_the_likelihood_at_first_is_the_rival(tmp_path: P
     assert scores[0] > scores[1]
     with pytest.raises(UserError, match="have prompts that are trained on"):
         reward(settings(steps=1), base, [given], tmp_path / "again", unseen=[given])
+
+
+def test_pairs_of_the_same_prompt_make_an_interval_no_narrower() -> None:
+    right = [float(number % 3 > 0) for number in range(60)]
+    single = [Told((mark, 0.0, 0.5), str(number), 0, "other") for number, mark in enumerate(right)]
+    found, many = _shares(single), _shares([pair for pair in single for _ in range(9)])
+    assert (found.pop("pairs"), many.pop("pairs")) == (60, 540) and many == found
+    assert found["accuracy"] == mean(right) and found["above_longest"] == mean(right)
+    assert found["above_likelihood"] == mean([mark - 0.5 for mark in right])
+    # A prompt with more pairs weighs more: 3 of 4 are right, not 1 of 2.
+    assert _shares([*single[1:2] * 3, single[0]])["accuracy"]["value"] == 0.75
 
 
 def test_a_reward_model_learns_what_was_preferred_where_length_says_the_opposite(
