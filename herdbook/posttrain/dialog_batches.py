@@ -14,7 +14,7 @@ from typing import Any
 
 from herdbook.console import log
 from herdbook.posttrain.asking import is_kept_back
-from herdbook.posttrain.dialogs import encode, read_dialogs
+from herdbook.posttrain.dialogs import Dialog, encode, read_dialogs
 from herdbook.posttrain.settings import SftSettings
 from herdbook.settings import UserError
 from herdbook.tokens.batches import HeldOut
@@ -52,7 +52,7 @@ def _read_set(folder: Path, tokenizer: Tokenizer, settings: SftSettings) -> tupl
     kept: dict[str, list[Any]] = {"train": [], "heldout": []}
     counts = {"dialogs": 0, "too_long": 0, "cut_off": 0, "kept_back": 0}
     for dialog in read_dialogs(folder):
-        if is_kept_back(str(dialog.columns.get("id")), settings.kept_back):
+        if is_kept_back(request_of(dialog), settings.kept_back):
             counts["kept_back"] += 1
             continue
         if dialog.columns.get("ended") is False:  # an answer that ran out of room would teach not to end
@@ -73,6 +73,11 @@ def _read_set(folder: Path, tokenizer: Tokenizer, settings: SftSettings) -> tupl
     assert train.counted is not None
     sizes = {"heldout": len(found["heldout"]), "tokens": len(train.tokens), "answer_tokens": int(train.counted.sum())}
     return found, counts | sizes
+
+
+def request_of(dialog: Dialog) -> str:
+    """The id of the request that a dialog answers: what its column `request` says, else its own."""
+    return str(dialog.columns.get("request") or dialog.columns.get("id"))
 
 
 def resolved(settings: SftSettings, sets: TokenSets) -> SftSettings:

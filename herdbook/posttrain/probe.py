@@ -160,7 +160,8 @@ def dialogs_of(
             continue
         messages = [*question.messages, {"role": "assistant", "content": answer}]
         task = "unknown" if verdicts[place] == "refuse" else "fact"
-        rows.append({"id": f"probe/{question.id}", "task": task, "source": "probe", "messages": messages})
+        more = {"request": question.id} if question.request else {}
+        rows.append({"id": f"probe/{question.id}", "task": task, "source": "probe", "messages": messages, **more})
     return rows
 
 

@@ -123,6 +123,7 @@ def test_what_fails_is_repaired_and_the_loops_own_error_is_measured(requests: Pa
     assert code["wrong_first"] == pytest.approx(6 / 7, abs=1e-3) and code["wrong_kept"] == 0.2
     rows = {row["id"]: row for row in rows_of(tmp_path / "out" / "dialogs" / "code.jsonl")}
     assert set(rows) == {f"code/{name}" for name in ("good", "typo", "undefined", "wrong", "sly")}
+    assert all(f"code/{row['request']}" == name for name, row in rows.items())
     assert rows["code/wrong"]["tries"] == 2 and rows["code/good"]["tries"] == 1
     for name in ("good", "wrong"):
         assert [message["role"] for message in rows[f"code/{name}"]["messages"]] == ["user", "assistant"]

@@ -299,5 +299,6 @@ def test_words_and_code_are_kept_where_the_code_runs_and_both_come_to_the_right_
     assert figures["ran"] == 16 and figures["agreed"] == 12  # neither broken nor loops; not other
     kept = [json.loads(line) for line in (tmp_path / "out" / "dialogs" / "interleaved.jsonl").open()]
     assert [row["id"] for row in kept] == ["interleaved/right/0", "interleaved/vote-wrong/0"]
+    assert [row["request"] for row in kept] == ["right", "vote-wrong"]
     assert all(row["messages"][-1]["content"] == answers["right"] for row in kept)
     assert figures["solved"] == 2

@@ -74,6 +74,7 @@ def test_what_was_told_is_known_and_what_was_not_is_declined(taught: Path, reque
     assert verdicts == dict.fromkeys(TOLD, "known") | dict.fromkeys(NEVER, "refuse")
     assert figures["groups"]["100"]["known"] == 1 and figures["groups"]["1"]["refused"] == 1
     dialogs = {row["id"]: row for row in rows_of(tmp_path / "out" / "dialogs" / "probed.jsonl")}
+    assert all(row["request"] == name.removeprefix("probe/") for name, row in dialogs.items())
     for name, instrument in TOLD.items():
         assert dialogs[f"probe/{name}"]["messages"][1]["content"] == f"{instrument}."
     for name in NEVER:

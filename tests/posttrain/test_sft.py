@@ -134,6 +134,8 @@ def test_what_gates_judge_by_is_not_learnt_from(write: Write, chat_tokenizer: To
     rows = [{**row, "id": f"problem-{number}"} for number, row in enumerate(sums(0, 200))]
     figures = read_sets({"a": write("a", rows)}, chat_tokenizer, options(kept_back=0.3)).figures["a"]
     assert figures["kept_back"] == len(asked) and figures["dialogs"] == 200 - len(asked)
+    made = [{**row, "id": f"made/{row['id']}/0", "request": row["id"]} for row in rows]  # what was made of requests
+    assert read_sets({"a": write("b", made)}, chat_tokenizer, options(kept_back=0.3)).figures["a"] == figures
 
 
 def test_held_out_dialogs_share_no_prompt_with_trained_ones(write: Write, chat_tokenizer: Tokenizer) -> None:

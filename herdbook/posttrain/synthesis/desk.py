@@ -38,6 +38,8 @@ class Desk:
     """A (process) reward model, where one is fed."""
     count: Counter[str] = field(default_factory=Counter)
     """What was asked of the judge, and what of it was nonsense."""
+    asked: set[str] = field(default_factory=set)
+    """Ids of the requests that makers work on."""
 
     def write(
         self, dialogs: Sequence[Dialog], maker: MakerSettings, count: int = 1, shift: int = 0, **more: Any
@@ -73,7 +75,15 @@ class Desk:
             for _, row in read_rows(train, "requests")
             if row.get("task") in tasks and row.get("split", "train") != "test"
         ]
-        return self.chosen(rows, lambda row: str(row["id"]), maker)
+        chosen = self.chosen(rows, lambda row: str(row["id"]), maker)
+        self.asked |= {str(row["id"]) for row in chosen}
+        return chosen
+
+    def request_of(self, id: str) -> str | None:
+        """The request that a maker's row answers: makers call rows by its id, or that and more behind a `/`."""
+        while id and id not in self.asked:
+            id = id.rpartition("/")[0]
+        return id or None
 
     def texts(self, maker: MakerSettings) -> list[tuple[str, str]]:
         """Ids and texts of the documents, at most the maker's count."""

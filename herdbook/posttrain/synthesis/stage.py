@@ -70,7 +70,7 @@ def synthesize(
     total = 0
     for name, maker in settings.makers.items():
         rows, figures[name] = MAKERS[name](maker, desk)
-        found = [{**row, "id": f"{name}/{row['id']}", "source": f"synthesis/{name}"} for row in rows]
+        found = [_named(row, name, desk) for row in rows]
         figures[name]["dialogs"] = write_rows(out / "dialogs" / f"{name}.jsonl", found)
         total += len(found)
         log("made", maker=name, dialogs=len(found))
@@ -79,6 +79,13 @@ def synthesize(
             f"synthesize: no maker kept a dialog ({figures}); the model may be too weak for what is asked of it"
         )
     return {"dialogs": total, **figures, "judge": dict(desk.count)}
+
+
+def _named(row: Row, maker: str, desk: Desk) -> Row:
+    """A maker's row with the names of what it came from."""
+    request = desk.request_of(str(row["id"]))
+    told = {} if request is None else {"request": request}
+    return {**row, "id": f"{maker}/{row['id']}", "source": f"synthesis/{maker}", **told}
 
 
 def scorer_of(reward: Path | None) -> Any:
