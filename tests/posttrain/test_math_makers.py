@@ -279,6 +279,8 @@ def test_words_and_code_are_kept_where_the_code_runs_and_both_come_to_the_right_
     def writer(messages: list[dict[str, Any]], seed: int) -> Answer:
         name = messages[-1]["content"].split(":", 1)[0]
         assert "block of code" in messages[-1]["content"]
+        if name == "lone":  # one of four has code that runs, and the others end elsewhere: no majority
+            return f"#### {seed}" if seed % 4 else answers["right"]
         return answers["right" if name.startswith("vote") and seed % 4 else name.removeprefix("vote-")]
 
     rows = [
@@ -286,17 +288,17 @@ def test_words_and_code_are_kept_where_the_code_runs_and_both_come_to_the_right_
             "id": name,
             "task": "problem",
             "messages": [{"role": "user", "content": f"{name}: 3 boxes of 4 pens, 2 are lost."}],
-            **({} if name.startswith("vote") else {"check": {"kind": "number", "value": "10"}}),
+            **({} if name in ("vote-wrong", "lone") else {"check": {"kind": "number", "value": "10"}}),
             "split": "train",
         }
-        for name in [*answers, "vote-wrong"]
+        for name in [*answers, "vote-wrong", "lone"]
     ]
     write_rows(tmp_path / "requests" / "train.jsonl", rows)
     with scripted(writer, tmp_path) as (_, endpoint):
         settings = SynthesizeSettings(judge={"endpoint": endpoint}, interleaved={"seconds": 1, "agree": 0.5})
         figures = synthesize(settings, None, [], tmp_path / "requests", None, tmp_path / "out")["interleaved"]
-    assert figures["problems"] == 8 and figures["solutions"] == 32 and figures["with_code"] == 24
-    assert figures["ran"] == 16 and figures["agreed"] == 12  # neither broken nor loops; not other
+    assert figures["problems"] == 9 and figures["solutions"] == 36 and figures["with_code"] == 25
+    assert figures["ran"] == 17 and figures["agreed"] == 13  # neither broken nor loops; not other
     kept = [json.loads(line) for line in (tmp_path / "out" / "dialogs" / "interleaved.jsonl").open()]
     assert [row["id"] for row in kept] == ["interleaved/right/0", "interleaved/vote-wrong/0"]
     assert [row["request"] for row in kept] == ["right", "vote-wrong"]

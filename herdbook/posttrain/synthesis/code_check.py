@@ -107,13 +107,13 @@ class _Telling(ast.NodeTransformer):
 
 
 def halves(tests: str) -> tuple[str, str]:
-    """Tests parted in two that have every other assertion each; both are all where there are not two to part."""
+    """Tests parted in two that have every other assertion each; the second is empty where there are not two to part."""
     try:
         count = sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(tests)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return tests, tests
+        return tests, ""
     if count < 2:
-        return tests, tests
+        return tests, ""
     return ast.unparse(_Every(0).visit(ast.parse(tests))), ast.unparse(_Every(1).visit(ast.parse(tests)))
 
 

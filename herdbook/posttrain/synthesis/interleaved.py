@@ -7,6 +7,7 @@ number that it prints is the one that the words end with, and where that end is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from herdbook.evaluate.answers import final_number
@@ -15,7 +16,7 @@ from herdbook.evaluate.verify import verify_all
 from herdbook.posttrain.judging import fences
 from herdbook.posttrain.shown import Row
 from herdbook.posttrain.synthesis.desk import Desk, assistant, need, user
-from herdbook.posttrain.synthesis.math import by_majority
+from herdbook.posttrain.synthesis.math import majority
 from herdbook.posttrain.synthesis.math_settings import InterleavedSettings
 
 
@@ -26,17 +27,14 @@ def make(settings: InterleavedSettings, desk: Desk) -> tuple[list[Row], dict[str
     )
     asked = [desk.prompts.fill("math_interleaved", problem=str(row["messages"][-1]["content"])) for row in rows]
     dialogs = [[*row["messages"][:-1], user(words)] for row, words in zip(rows, asked)]
-    drawn = [
-        (place, answer.text.strip())
-        for place, some in enumerate(desk.write(dialogs, settings, settings.solutions))
-        for answer in some
-        if answer.ended
-    ]
+    answers = desk.write(dialogs, settings, settings.solutions)
+    drawn = [(place, one.text.strip()) for place, some in enumerate(answers) for one in some if one.ended]
     coded = [(place, text, code) for place, text in drawn if (code := program_of(text))]
     outcomes = run([code for _, _, code in coded], settings.seconds)
     ran = [(place, text, one.output) for (place, text, _), one in zip(coded, outcomes) if one.passed]
     agreed = [(place, text) for place, text, output in ran if words_and_code_agree(text, output)]
-    right = [one for one, good in zip(agreed, ends_right(rows, agreed, settings)) if good]
+    votes = [majority([one.text if one.ended else "" for one in some], settings.agree) for some in answers]
+    right = [one for one, good in zip(agreed, ends_right(rows, agreed, votes)) if good]
     kept: dict[int, list[str]] = {}
     for place, text in sorted(right, key=lambda one: (one[0], len(one[1]), one[1])):
         some = kept.setdefault(place, [])
@@ -71,16 +69,13 @@ def words_and_code_agree(solution: str, output: str) -> bool:
     return printed is not None and printed == said
 
 
-def ends_right(rows: Sequence[Row], found: Sequence[tuple[int, str]], settings: InterleavedSettings) -> list[bool]:
-    """By each request's check; without one, by what `agree` of the solutions of its problem come to."""
+def ends_right(rows: Sequence[Row], found: Sequence[tuple[int, str]], votes: Sequence[Fraction | None]) -> list[bool]:
+    """By each request's check; without one, by the end that its solutions agree on."""
     checked = [(place, text) for place, text in found if rows[place].get("check")]
     verdicts = iter(verify_all([rows[place] for place, _ in checked], [text for _, text in checked]))
-    by_place: dict[int, list[str]] = {}
-    for place, text in found:
-        by_place.setdefault(place, []).append(text)
-    votes = {
-        place: iter(by_majority([(text,) for text in some], settings.agree))
-        for place, some in by_place.items()
-        if not rows[place].get("check")
-    }
-    return [next(verdicts).correct if rows[place].get("check") else next(votes[place]) for place, _ in found]
+    return [
+        next(verdicts).correct
+        if rows[place].get("check")
+        else votes[place] is not None and final_number(text) == votes[place]
+        for place, text in found
+    ]

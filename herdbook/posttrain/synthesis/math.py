@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from herdbook.evaluate.answers import final_number
@@ -54,12 +55,16 @@ def judged(rows: Sequence[Row], solutions: Sequence[Sequence[Steps]], settings: 
 
 def by_majority(solutions: Sequence[Steps], agree: float) -> list[bool]:
     """Which solutions end with the number that at least `agree` of all end with (Wang and others 2023)."""
-    ends = [final_number("".join(steps)) if steps else None for steps in solutions]
-    counts = Counter(end for end in ends if end is not None)
-    if not counts:
-        return [False] * len(ends)
-    number, times = counts.most_common(1)[0]
-    return [end == number and times >= agree * len(ends) for end in ends]
+    texts = ["".join(steps) for steps in solutions]
+    number = majority(texts, agree)
+    return [number is not None and final_number(text) == number for text in texts]
+
+
+def majority(solutions: Sequence[str], agree: float) -> Fraction | None:
+    """The number that at least `agree` of all solutions end with; None where there is none. Empty ones have no end."""
+    counts = Counter(end for text in solutions if (end := final_number(text)) is not None)
+    number, times = counts.most_common(1)[0] if counts else (None, 0)
+    return number if times >= agree * len(solutions) else None
 
 
 def _verified(
