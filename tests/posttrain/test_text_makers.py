@@ -14,6 +14,7 @@ import pytest
 from herdbook.posttrain.dialogs import read_dialogs
 from herdbook.posttrain.rows import write_rows
 from herdbook.posttrain.synthesis.long_context import contexts, pieces_of
+from herdbook.posttrain.synthesis.repository import dependents
 from herdbook.posttrain.synthesis.settings import SynthesizeSettings
 from herdbook.posttrain.synthesis.stage import synthesize
 from herdbook.posttrain.synthesis.text_settings import WISHES, LongSettings
@@ -215,6 +216,23 @@ def test_long_contexts_need_enough_text(tmp_path: Path) -> None:
         settings = SynthesizeSettings(judge={"endpoint": endpoint}, long={})
         with pytest.raises(ValueError, match="all documents together are shorter than a context of 64,000"):
             synthesize(settings, None, [pages], None, None, tmp_path / "out")
+
+
+def test_a_package_below_another_folder_is_found_by_its_own_name() -> None:
+    farm = {
+        "src/farm/__init__.py": "",
+        "src/farm/barn.py": "",
+        "src/farm/cow.py": "from .barn import hay",
+        "tests/test_barn.py": "from farm import barn",
+        "main.py": "import json, farm.barn",
+        "tools/json.py": "",  # no package holds it, so `import json` is Python's own
+    }
+    found = dependents(farm)
+    assert found["src/farm/barn.py"] == ["main.py", "src/farm/cow.py", "tests/test_barn.py"]
+    assert set(found) == {"src/farm/barn.py", "src/farm/__init__.py"}
+    twice = {f"{side}/farm/{name}.py": "" for side in "ab" for name in ("__init__", "barn")}
+    users = {"a/run.py": "import farm.barn", "b/run.py": "import farm.barn", "run.py": "import farm.barn"}
+    assert dependents(twice | users) == {"a/farm/barn.py": ["a/run.py"], "b/farm/barn.py": ["b/run.py"]}
 
 
 def test_a_file_is_taken_out_of_a_repository_and_its_dependents_are_asked_for(tmp_path: Path) -> None:

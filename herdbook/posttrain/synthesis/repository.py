@@ -58,13 +58,36 @@ def read_repositories(entries: Sequence[Path]) -> dict[str, dict[str, str]]:
 
 def dependents(files: Mapping[str, str]) -> dict[str, list[str]]:
     """Of each file of a repository the files that import it, in order."""
-    modules = {module_of(path): path for path in files}
+    known = modules(files)
     found: dict[str, set[str]] = {}
     for path, text in files.items():
         for name in imported(path, text):
-            if (target := modules.get(name)) and target != path:
+            if (target := meant(known.get(name, {}), path)) and target != path:
                 found.setdefault(target, set()).add(path)
     return {path: sorted(users) for path, users in found.items()}
+
+
+def modules(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Dotted names that files can be imported by: of each the file, by the folder that Python must look in for it.
+
+    These are the repository itself and every folder that holds packages and is none, such as `src`.
+    """
+    packages = {path.rpartition("/")[0] for path in files if path.rpartition("/")[2] == "__init__.py"}
+    roots = {""} | {folder.rpartition("/")[0] for folder in packages} - packages
+    found: dict[str, dict[str, str]] = {}
+    for root in sorted(roots):
+        for path in files:
+            if not root or path.startswith(f"{root}/"):
+                found.setdefault(module_of(path[len(root) :].removeprefix("/")), {})[root] = path
+    return found
+
+
+def meant(candidates: Mapping[str, str], importer: str) -> str | None:
+    """The file among those of one name that a file imports: the nearest around it; None where nothing tells."""
+    if len(candidates) == 1:
+        return next(iter(candidates.values()))
+    around = [root for root in candidates if not root or importer.startswith(f"{root}/")]
+    return candidates[max(around, key=len)] if around else None
 
 
 def module_of(path: str) -> str:
