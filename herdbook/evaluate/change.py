@@ -40,8 +40,9 @@ def change(settings: ChangeSettings, before: Path, after: dict[str, Path], out: 
 def paired_change(before: Path, after: Path, seed: int, by: tuple[str, ...] = ()) -> dict[str, Any]:
     """Per task and mark, after minus before, with 95 % intervals over the questions or documents that both have.
 
-    `before` and `after` hold `samples/TASK.jsonl`. Programs count by the share of their samples that passed. Raises
-    UserError when a task's questions are not the same ones, or no task is in both.
+    `before` and `after` hold `samples/TASK.jsonl`. Programs count by the share of their samples that passed. Groups of
+    `by` are called TASK_VALUE, and TASK_KEY_VALUE where a key before has the same value. Raises UserError when a
+    task's questions are not the same ones, or no task is in both.
     """
     tasks = [
         path.name for path in sorted((before / "samples").glob("*.jsonl")) if (after / "samples" / path.name).is_file()
@@ -49,17 +50,18 @@ def paired_change(before: Path, after: Path, seed: int, by: tuple[str, ...] = ()
     if not tasks:
         raise UserError(f"{before} and {after} have no task in common; let both exams ask the same tasks")
     found: dict[str, Any] = {}
-    for name in tasks:
-        pairs = matched(before / "samples" / name, after / "samples" / name)
+    for file in tasks:
+        pairs = matched(before / "samples" / file, after / "samples" / file)
         if not pairs:
             continue
-        task = name.removesuffix(".jsonl")
+        task = file.removesuffix(".jsonl")
         found[task] = moved(pairs, seed)
         for key in by:
             values = sorted({str(old.get("group", {}).get(key)) for old, _ in pairs} - {"None"})
             for value in values:
-                own = [pair for pair in pairs if str(pair[0]["group"].get(key)) == value]
-                found[f"{task}_{value}"] = moved(own, seed)
+                own = [pair for pair in pairs if str(pair[0].get("group", {}).get(key)) == value]
+                name = f"{task}_{value}"
+                found[f"{task}_{key}_{value}" if name in found else name] = moved(own, seed)
     return found
 
 

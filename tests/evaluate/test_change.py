@@ -47,6 +47,17 @@ def test_groups_scores_and_every_mark(tmp_path: Path) -> None:
     assert found["same"]["chat"]["score"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 3}
 
 
+def test_groups_of_two_keys_with_the_same_value_are_both_told(tmp_path: Path) -> None:
+    groups = [{"steps": 1, "told": 100}, {"steps": 2, "told": 1}, {"told": 1}, {}]
+    rows = [{"id": number, "score": 0.0, "group": group} for number, group in enumerate(groups)]
+    before = write(tmp_path / "a", "chat.jsonl", rows)
+    after = write(tmp_path / "b", "chat.jsonl", [{**row, "score": float(row["id"] == 0)} for row in rows])
+    found = paired_change(before, after, 1, ("steps", "told"))
+    assert set(found) == {"chat", "chat_1", "chat_2", "chat_100", "chat_told_1"}
+    assert (found["chat_1"]["score"]["value"], found["chat_1"]["score"]["n"]) == (1.0, 1)
+    assert (found["chat_told_1"]["score"]["value"], found["chat_told_1"]["score"]["n"]) == (0.0, 2)
+
+
 def test_a_mark_that_only_some_samples_carry_is_told_over_those(tmp_path: Path) -> None:
     rows = [
         {"id": 1, "score": 0.0},
