@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import NormalDist
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from herdbook.posttrain.asking import Request, chance, verdicts
@@ -145,6 +146,7 @@ class Judge:
         from herdbook.corpus.quality.client import Client
 
         self.client = Client(self.settings)
+        self.lock = Lock()
 
     def close(self) -> None:
         """Close the connections."""
@@ -190,19 +192,24 @@ class Judge:
                 body = self.client.post(asked, self._count_retry)
             except Failed as failed:
                 return failed
-            self.bill["tokens_in"] += tokens(body, "prompt_tokens")
-            self.bill["tokens_out"] += tokens(body, "completion_tokens")
+            self._count(tokens_in=tokens(body, "prompt_tokens"), tokens_out=tokens(body, "completion_tokens"))
             answer = content(body)
             judged = read_verdict(answer)
             if judged is not None:
                 return Judgement(1 - judged.chosen, judged.strength) if turned else judged
             messages = [messages[0], {"role": "assistant", "content": answer[:2000]}]
             messages.append({"role": "user", "content": REMINDER})
-        self.bill["nonsense"] += 1
+        self._count(nonsense=1)
         return None
 
     def _count_retry(self) -> None:
-        self.bill["retries"] += 1
+        self._count(retries=1)
+
+    def _count(self, **amounts: float) -> None:
+        """Add to the bill; pairs are asked about in many threads."""
+        with self.lock:
+            for name, amount in amounts.items():
+                self.bill[name] += amount
 
 
 def read_verdict(answer: str) -> Judgement | None:

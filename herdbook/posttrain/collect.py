@@ -61,11 +61,10 @@ def _draw(settings: CollectSettings, models: dict[str, Path], asked: list[Reques
     """Of each request the answers of each model; one model is in memory at a time."""
     count = max(1, settings.draws // len(models))
     found = []
-    for place, folder in enumerate(models.values()):
-        drawer = Drawer(folder, settings)
-        prompts = [(request, request["messages"]) for request in asked]
-        rows = drawer.draw_all(prompts, count, out / f"drawn.{place}.jsonl")
-        found.append([{**row, "model": name} for row, name in zip(rows, [list(models)[place]] * len(rows))])
+    prompts = [(request, request["messages"]) for request in asked]
+    for place, (name, folder) in enumerate(models.items()):
+        rows = Drawer(folder, settings).draw_all(prompts, count, out / f"drawn.{place}.jsonl")
+        found.append([{**row, "model": name} for row in rows])
     return [list(own) for own in zip(*found, strict=True)]
 
 

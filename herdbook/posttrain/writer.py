@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from herdbook.console import progress
@@ -108,7 +109,7 @@ class EndpointWriter:
 
     def __init__(self, settings: EndpointSettings) -> None:
         self.settings, self.client = settings, Client(settings)
-        self.batch = 4 * settings.parallel
+        self.batch, self.lock = 4 * settings.parallel, Lock()
         self.asked = self.failed = self.retries = self.tokens_in = self.tokens_out = self.in_a_row = 0
 
     def write(self, dialogs: Sequence[Dialog], sampling: Sampling, count: int = 1) -> list[list[Answer]]:
@@ -130,12 +131,11 @@ class EndpointWriter:
             asked["stop"] = list(sampling.stop)
         if dialog[-1]["role"] == "assistant":
             asked |= {"continue_final_message": True, "add_generation_prompt": False}
-        self.asked += 1
+        self._count(asked=1)
         try:
             body = self.client.post(asked, self._retrying)
         except Failed as failed:
-            self.failed += 1
-            self.in_a_row += failed.endpoint
+            self._count(failed=1, in_a_row=int(failed.endpoint))
             if failed.fatal or self.in_a_row >= self.settings.give_up:
                 self.client.stop.set()
                 raise UserError(
@@ -144,12 +144,17 @@ class EndpointWriter:
                 ) from None
             return None
         self.in_a_row = 0
-        self.tokens_in += tokens(body, "prompt_tokens")
-        self.tokens_out += tokens(body, "completion_tokens")
+        self._count(tokens_in=tokens(body, "prompt_tokens"), tokens_out=tokens(body, "completion_tokens"))
         return Answer(content(body), _finish(body) != "length")
 
     def _retrying(self) -> None:
-        self.retries += 1
+        self._count(retries=1)
+
+    def _count(self, **amounts: int) -> None:
+        """Add to what was counted; dialogs are asked in many threads."""
+        with self.lock:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
 
     @property
     def cost(self) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herdbook.corpus.quality.settings import EndpointSettings
-from herdbook.posttrain.annotators import STRENGTHS, Judge, Pair, Simulated, read_verdict, well_formed
-from herdbook.posttrain.asking import read_requests
+from herdbook.inference.sampler import Sampling
+from herdbook.posttrain.annotators import JUDGE_PROMPT, STRENGTHS, Judge, Pair, Simulated, read_verdict, well_formed
+from herdbook.posttrain.asking import Drawer, read_requests
 from herdbook.posttrain.collect import collect, pairs_of
-from herdbook.posttrain.round_settings import CollectSettings, TasteSettings
+from herdbook.posttrain.round_settings import AskSettings, CollectSettings, TasteSettings
+from herdbook.posttrain.writer import EndpointWriter
 from herdbook.settings import UserError
 from tests.corpus.fake_endpoint import Answer, serving
 from tests.support.chains import digits, write_chain, write_requests
@@ -193,6 +197,37 @@ def test_a_judge_is_asked_in_either_order_and_understood(tmp_path: Path, chain: 
     assert {row["strength"] for row in rows} == {"slightly better"}
     assert 0.2 < first.count("7") / len(first) < 0.8  # it stands first as often as second
     assert figures["judge"]["tokens_in"] == 100 * len(rows)
+
+
+def test_what_many_threads_were_told_at_once_is_all_on_the_bill(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(body: dict[str, Any], name: str) -> int:
+        time.sleep(0.003)  # so that threads meet between reading a sum and writing it
+        return 1
+
+    monkeypatch.setattr("herdbook.corpus.quality.client.tokens", slow)
+    monkeypatch.setattr("herdbook.posttrain.writer.tokens", slow)
+    with serving(prefers_seven) as server:
+        judge, writer = Judge(judge_settings(server.url)), EndpointWriter(judge_settings(server.url))
+        judge.annotate(pairs(40))
+        writer.write([[{"role": "user", "content": JUDGE_PROMPT}]] * 40, Sampling())
+        judge.close()
+        writer.client.close()
+    assert (judge.bill["tokens_in"], judge.bill["tokens_out"], writer.tokens_in, writer.tokens_out) == (40,) * 4
+
+
+def test_one_model_is_in_memory_at_a_time(
+    tmp_path: Path, chain: Path, requests: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: weakref.WeakSet[Drawer] = weakref.WeakSet()
+
+    class Watched(Drawer):
+        def __init__(self, folder: Path, settings: AskSettings) -> None:
+            assert not alive
+            super().__init__(folder, settings)
+            alive.add(self)
+
+    monkeypatch.setattr("herdbook.posttrain.collect.Drawer", Watched)
+    collect(settings(limit=20), {"a": chain, "b": chain}, requests, tmp_path)
 
 
 def test_nonsense_is_asked_again_then_dropped_and_an_address_that_is_down_is_told(tmp_path: Path) -> None:
