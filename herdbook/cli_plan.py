@@ -25,8 +25,8 @@ def plan(
         list[str] | None, typer.Option(help="A run's entry to fit the reached shares to; may be repeated.")
     ] = None,
     serving: Annotated[bool, typer.Option("--serving", help="Plan inference instead of training.")] = False,
-    prompt: Annotated[int, typer.Option(help="Tokens of a prompt, for --serving.")] = 1024,
-    answer: Annotated[int, typer.Option(help="Tokens of an answer, for --serving.")] = 256,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt, for --serving.")] = 1024,
+    answer: Annotated[int, typer.Option(min=1, help="Tokens of an answer, for --serving.")] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     book: BookOption = DEFAULT_BOOK,
 ) -> None:

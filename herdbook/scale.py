@@ -37,6 +37,8 @@ def scale(
 
     if target is not None and not target > 0:
         raise UserError(f"--target is {target:g}; it is how many operations to forecast for, above 0")
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder for the pictures")
     path = Path(source)
     if not path.is_file():
         if path.suffix == ".csv":

@@ -88,9 +88,19 @@ class Calibration(Settings):
     """Of the links between nodes."""
 
 
+def read_yaml(path: Path) -> Any:
+    """What a YAML file of the user's holds; UserError where it cannot be read or is none."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is no YAML in UTF-8: {' '.join(str(error).split())}") from None
+
+
 @cache
 def _read(path: Path) -> dict[str, Any]:
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found = read_yaml(path)
     if not isinstance(found, dict) or not isinstance(found.get("clusters"), dict):
         raise UserError(f"{path} must hold 'clusters', a mapping from names to clusters; see {FILE.name}")
     return found
@@ -106,7 +116,7 @@ def load_cluster(name: str, path: Path = FILE) -> Cluster:
     known = _read(path)["clusters"]
     if name not in known:
         raise UserError(f"{path.name} has no cluster {name!r}; it has {', '.join(known)}")
-    return _checked(Cluster, known[name], f"{path}: cluster {name}")
+    return checked(Cluster, known[name], f"{path}: cluster {name}")
 
 
 def cluster_of_device(name: str, path: Path = FILE) -> str:
@@ -121,15 +131,17 @@ def cluster_of_device(name: str, path: Path = FILE) -> str:
 def load_calibration(path: Path = FILE) -> Calibration:
     """The calibration of a file, or ours where it has none."""
     found = _read(path).get("calibration") or _read(FILE)["calibration"]
-    return _checked(Calibration, found, f"{path}: calibration")
+    return checked(Calibration, found, f"{path}: calibration")
 
 
 Checked = TypeVar("Checked", bound=Settings)
 
 
-def _checked(kind: type[Checked], values: Any, where: str) -> Checked:
+def checked(kind: type[Checked], values: Any, where: str) -> Checked:
+    """Values as settings; UserError names the first that is wrong and `where` it stands."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        parts = (where, ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "))
+        raise UserError(": ".join(filter(None, parts))) from None

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import Field, model_validator
 
+from herdbook.scaling.cluster import checked, read_yaml
 from herdbook.settings import Settings, UserError
 
 FILE = Path(__file__).with_name("interruptions.yaml")
@@ -102,11 +102,10 @@ def paper_record() -> Record:
 
 def read_record(path: Path) -> Record:
     """A record of interruptions from a YAML file like `interruptions.yaml`; UserError where it is not one."""
-    found: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
-        return Record.model_validate(found)
-    except ValueError as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}; see {FILE.name} for what it must hold") from None
+        return checked(Record, read_yaml(path), str(path))
+    except UserError as error:
+        raise UserError(f"{error}; see {FILE.name} for what it must hold") from None
 
 
 def young(save: float, between: float) -> float:

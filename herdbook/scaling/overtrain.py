@@ -50,9 +50,11 @@ def loss_of(fitted: Fit, parameters: float, tokens: float) -> float:
 def optimal(fitted: Fit, flops: float) -> tuple[float, float, float]:
     """Parameters, tokens and loss of the best model that `flops` = 6 N D operations train, by the law.
 
-    Raises UserError when the law has no best size: its loss falls towards one end.
+    Raises UserError for next to no operations, and when the law has no best size: its loss falls towards one end.
     """
     middle = 0.5 * np.log(flops / TRAIN)
+    if middle < 1:
+        raise UserError(f"{flops:g} FLOPs train no model: give 6 for each parameter and token")
     reach = min(WIDE, middle - 1e-3)
 
     def at(log_size: float) -> float:

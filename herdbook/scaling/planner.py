@@ -70,6 +70,11 @@ class PlanSettings(Settings):
     seed: int = 1
     """Seed of the simulated interruptions."""
 
+    @property
+    def steps(self) -> int:
+        """Steps of the run."""
+        return -(-int(self.tokens) // self.batch)
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -91,7 +96,7 @@ class TrainingPlan:
     @property
     def watched(self) -> float:
         """Days that are simulated."""
-        return min(max(self.days, 1.0), MOST_SIMULATED_DAYS)
+        return watched_days(self.days)
 
     @cached_property
     def best_interval(self) -> float:
@@ -128,7 +133,7 @@ class TrainingPlan:
     @property
     def steps(self) -> int:
         """Steps of the run."""
-        return -(-int(self.settings.tokens) // self.settings.batch)
+        return self.settings.steps
 
     @property
     def days(self) -> float:
@@ -183,6 +188,11 @@ class TrainingPlan:
         }  # fmt: skip
 
 
+def watched_days(days: float) -> float:
+    """Days that are simulated of a run of so many."""
+    return min(max(days, 1.0), MOST_SIMULATED_DAYS)
+
+
 def config_of(model: str | ModelShape) -> ModelConfig:
     """The shape that a plan is for: a preset's, that of a folder with (model/)config.json, or one that was told.
 
@@ -222,11 +232,9 @@ def make_plan(settings: PlanSettings, calibration: Calibration | None = None) ->
         config, cluster, calibration, settings.devices, settings.batch, settings.length, settings.context_tokens
     )
     record: Record | None = read_record(settings.record) if settings.record else None
-    days = -(-int(settings.tokens) // settings.batch) * found.best[0].seconds / SECONDS_OF_A_DAY
-    watched = min(max(days, 1.0), MOST_SIMULATED_DAYS)
     outcome = simulate(
         settings.devices,
-        watched,
+        watched_days(settings.steps * found.best[0].seconds / SECONDS_OF_A_DAY),
         settings.remedies,
         record,
         per_node=cluster.devices_per_node,

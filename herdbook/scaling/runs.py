@@ -85,9 +85,12 @@ def read_runs(path: Path) -> Runs:
 
     Parameters, tokens and loss are needed, but where FLOPs are given one of the first two follows from C = 6 N D.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        header, rows = list(reader.fieldnames or []), list(reader)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            header, rows = list(reader.fieldnames or []), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no CSV in UTF-8: {error}") from None
     if not rows:
         raise UserError(f"{path} holds no runs; it must be a CSV with a header row and a row per trained model")
     known = {name: column for name, wanted in NAMES.items() if (column := _column(header, wanted))}

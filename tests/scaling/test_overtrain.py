@@ -50,6 +50,8 @@ def test_a_law_without_a_best_size_says_so() -> None:
     flat = replace(LAW, searched=np.array([0.0, -40.0, 6.0, 0.34, 0.28]))  # size hardly counts
     with pytest.raises(UserError, match="falls all the way towards small models"):
         optimal(flat, 1e12)
+    with pytest.raises(UserError, match="1 FLOPs train no model"):
+        optimal(LAW, 1.0)
     with pytest.raises(UserError, match=r"share=1\.5"):
         overtrained(LAW, 1e21, (1.5,))
 
@@ -101,4 +103,9 @@ def test_bad_runs_are_told_and_nothing_is_written(tmp_path: Path, line: str, tol
     assert done.exit_code == 2 and told in " ".join(done.output.split())
     with pytest.raises(UserError, match=r"'budgets=\[1e11\]' is a ladder's setting"):
         scale(str(runs), Book(tmp_path / "book"), ["budgets=[1e11]"], out=out)
+    runs.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="no CSV in UTF-8"):
+        scale(str(runs), Book(tmp_path / "book"), out=out)
     assert not out.exists()
+    with pytest.raises(UserError, match="is a file; name a folder for the pictures"):
+        scale(str(written(tmp_path / "good.csv")), Book(tmp_path / "book"), out=runs)

@@ -139,9 +139,17 @@ def test_a_record_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "ours.yaml"
     path.write_text("devices: 64\ndays: 100\ncauses:\n  gpu: {count: 4}\n")
     assert 1 / read_record(path).per_second(128) == pytest.approx(100 * 86_400 / 8)
-    path.write_text("devices: 64\ndays: 100\ncauses:\n  gpu: {count: -4}\n")
-    with pytest.raises(UserError, match=r"ours\.yaml"):
-        read_record(path)
+    for text, told in (
+        ("devices: 64\ndays: 100\ncauses:\n  gpu: {count: -4}\n", r"ours\.yaml: causes\.gpu\.count: .* or equal to 0"),
+        (
+            "devices: 64\ndays: 100\ncauses: {}\n",
+            r"ours\.yaml: causes hold no interruption; .*; see interruptions\.yaml",
+        ),
+        ("a: [1,\n", r"ours\.yaml is no YAML"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=told):
+            read_record(path)
 
 
 def test_memory_of_the_parts_by_hand() -> None:
@@ -284,6 +292,10 @@ def test_the_command(tmp_path: Path) -> None:
         make_plan(PlanSettings(model="llama3-9b"))
     with pytest.raises(UserError, match="did you mean 'devices'"):
         plan_settings("llama3-8b", ["devcies=8"])
+    for word in ("clusters", "record"):
+        missing = CliRunner().invoke(app, ["plan", "llama3-8b", f"{word}={tmp_path}/none.yaml"])
+        assert missing.exit_code == 2 and "none.yaml can't be read: No such file" in missing.output.replace("\n", "")
+    assert CliRunner().invoke(app, ["plan", "llama3-8b", "--serving", "--answer", "0"]).exit_code == 2
     alone = CliRunner().invoke(app, ["plan", "llama3-8b", "--laws", "ladder"])
     assert alone.exit_code == 2 and "--against ENTRY" in alone.output
     with pytest.raises(UserError, match="'8' is no setting"):
