@@ -265,8 +265,8 @@ class DrawnBatches:
         rollout.save(kept / f"{rollout.number:08d}.npz")
         steps = [int(one.name.removeprefix("step-")) for one in (folder / "checkpoints").glob("step-????????")]
         oldest = min(steps, default=0) // self.settings.steps_per_rollout
-        for file in kept.glob("*.npz"):
-            if int(file.stem) < oldest:
+        for file in kept.iterdir():  # drafts of a run that was killed too
+            if int(file.name.partition(".")[0]) < oldest:
                 file.unlink()
 
     def _kept(self, number: int) -> Rollout:

@@ -164,6 +164,8 @@ def test_a_run_that_was_killed_draws_and_learns_the_same(
 def test_rollouts_are_kept_no_longer_than_a_checkpoint_may_need_them(tmp_path: Path, bandit: tuple[Path, Path]) -> None:
     start, requests = bandit
     how = settings(method="ppo", steps=12, updates=2, requests_per_step=2, checkpoint_every=3, keep_checkpoints=1)
+    (tmp_path / "out" / "rollouts").mkdir(parents=True)
+    (tmp_path / "out" / "rollouts" / "00000000.77.tmp").touch()  # of a run that was killed as it wrote
     rl(how, start, requests, tmp_path / "out")
     kept = sorted(file.name for file in (tmp_path / "out" / "rollouts").iterdir())
     assert 1 <= len(kept) <= 3 and kept[-1] == "00000005.npz"
