@@ -178,7 +178,8 @@ class Runner:
         return said
 
     def _ended(self, job: Job, said: bytes | None) -> None:
-        entry = self.book.find(job.task.id) if job.process.returncode == 0 else None
+        # What is in the book is whole, even where a library crashed while its process was going home.
+        entry = self.book.find(job.task.id)
         if entry is not None:
             self.entries[job.task.stage] = entry
             return

@@ -18,7 +18,7 @@ from herdbook import jobs
 from herdbook.book import Book
 from herdbook.posttrain.settings import SftSettings
 from herdbook.recipe import read_recipe
-from herdbook.run import Task, plan, run_recipe
+from herdbook.run import Task, plan, run_recipe, run_task
 from herdbook.settings import UserError
 from herdbook.stages import KINDS
 from herdbook.train.devices import visible_devices
@@ -162,29 +162,45 @@ def test_a_users_mistake_is_told_as_one(tmp_path: Path) -> None:
         run_recipe(recipe, Book(tmp_path / "book"), jobs=2)
 
 
+def begun(runner: jobs.Runner, task: Task, slot: int, code: str) -> jobs.Job:
+    """A stage at work in a runner, whose process runs `code`."""
+    (heard, words), (hears, told) = os.pipe(), os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=words)
+    os.close(words)
+    os.close(told)
+    os.set_blocking(heard, False)
+    job = jobs.Job(task, slot, process, os.fdopen(heard, "rb", 0), os.fdopen(hears, "rb", 0))
+    runner.jobs.append(job)
+    runner.selector.register(job.words, selectors.EVENT_READ, job)
+    return job
+
+
 def test_the_last_words_of_stages_told_to_end_are_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     made = tasks(tmp_path)
     runner = jobs.Runner(Book(tmp_path / "book"), made, 2)
-    for slot, task in enumerate(made[1:3]):
-        heard, words = os.pipe()
-        hears, told = os.pipe()
-        sleeping = "import time; print('half a line', end='', flush=True); time.sleep(60)"
-        process = subprocess.Popen([sys.executable, "-c", sleeping], stdin=subprocess.PIPE, stdout=words)
-        os.close(words)
-        os.close(told)
-        os.set_blocking(heard, False)
-        job = jobs.Job(task, slot, process, os.fdopen(heard, "rb", 0), os.fdopen(hears, "rb", 0))
-        runner.jobs.append(job)
-        runner.selector.register(job.words, selectors.EVENT_READ, job)
-    begun = list(runner.jobs)
+    sleeping = "import time; print('half a line', end='', flush=True); time.sleep(60)"
+    working = [begun(runner, task, slot, sleeping) for slot, task in enumerate(made[1:3])]
     end = time.monotonic() + 30
-    while not all(job.line for job in begun):
+    while not all(job.line for job in working):
         assert not runner._listen() and time.monotonic() < end
     runner._stop(signal.SIGTERM)
     said = capfd.readouterr().err
     assert "[base] half a line" in said and "[other] half a line" in said
-    assert not runner.jobs and all(job.words.closed and job.told.closed for job in begun)
-    assert [job.process.returncode for job in begun] == [-signal.SIGTERM] * 2
+    assert not runner.jobs and all(job.words.closed and job.told.closed for job in working)
+    assert [job.process.returncode for job in working] == [-signal.SIGTERM] * 2
+
+
+def test_a_crash_after_the_entry_is_in_the_book_costs_nothing(tmp_path: Path) -> None:
+    made, book = tasks(tmp_path), Book(tmp_path / "book")
+    kept = run_task(book, made[0])
+    runner = jobs.Runner(book, made[:2], 2)
+    for slot, task in enumerate(made[:2]):
+        job = begun(runner, task, slot, "import os; os.abort()")
+        job.process.wait(30)
+    for job, said in runner._listen():
+        runner._ended(job, said)
+    assert runner.entries == {"pages": kept} and len(runner.failed) == 1
+    assert "stage 'base' was ended by SIGABRT" in str(runner.failed[0])
 
 
 def tasks(tmp_path: Path) -> list[Task]:
