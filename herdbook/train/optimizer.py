@@ -27,7 +27,7 @@ def kinds_of_weights(model: nn.Module) -> dict[str, list[tuple[str, Tensor]]]:
     kinds: dict[str, list[tuple[str, Tensor]]] = {kind: [] for kind in KINDS}
     heads, embeddings = set(), set()
     for part in model.modules():
-        head, embedding = (getattr(getattr(part, name, None), "weight", None) for name in ("head", "embedding"))
+        head, embedding = (_trained(getattr(part, name, None)) for name in ("head", "embedding"))
         tied = embedding is not None and getattr(getattr(part, "config", None), "tied_embeddings", False)
         heads.add(id(embedding if tied else head))
         embeddings.add(id(embedding))
@@ -42,6 +42,11 @@ def kinds_of_weights(model: nn.Module) -> dict[str, list[tuple[str, Tensor]]]:
             kind = "matrix" if weight.ndim == 2 else "norm"
         kinds[kind].append((name, weight))
     return kinds
+
+
+def _trained(module: nn.Module | None) -> Tensor | None:
+    """The weight of an embedding or head, or the rows of it that are trained (`model.lora.TokenRows`)."""
+    return getattr(module, "rows", None) if hasattr(module, "rows") else getattr(module, "weight", None)
 
 
 def peak_rates(settings: TrainSettings, dim: int) -> dict[str, float]:

@@ -25,6 +25,7 @@ from herdbook.posttrain.sft import sft
 from herdbook.settings import UserError
 from herdbook.tokens.tokenizer import Tokenizer
 from herdbook.train.metrics import read_metrics
+from herdbook.train.optimizer import kinds_of_weights
 from herdbook.train.tuning import chat_ids
 from tests.posttrain.conftest import Write, sums, write_base
 from tests.posttrain.test_sft import options
@@ -120,6 +121,16 @@ def test_trained_tokens_are_pefts(chat_tokenizer: Tokenizer, tmp_path: Path, tie
     torch.testing.assert_close(merged(IDS), peers, rtol=1e-4, atol=1e-4)
     untouched = [row for row in range(len(merged.embedding.weight)) if row not in tokens]
     assert torch.equal(merged.embedding.weight[untouched], load_model(folder).embedding.weight[untouched])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_trained_tokens_are_rows_of_embedding_and_head_to_the_optimizer(tied: bool) -> None:
+    model = tiny_model(tied_embeddings=tied)
+    add_lora(model, LORA, tokens=[3, 7])
+    kinds = {kind: {name for name, _ in named} for kind, named in kinds_of_weights(model).items()}
+    assert kinds["head"] == ({"embedding.rows"} if tied else {"head.rows"})
+    assert kinds["embedding"] == (set() if tied else {"embedding.rows"})
+    assert kinds["matrix"] == {name for name in trained(model) if "lora" in name} and not kinds["norm"]
 
 
 @pytest.mark.parametrize("bits", [None, "int8"])
