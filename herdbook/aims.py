@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable
@@ -85,6 +86,8 @@ def parse_aim(name: str, expression: Any) -> Aim:
         return Aim(name, comparison, bound, float(times or 1), float(f"{sign or '+'}{plus or 0}"), claim)
     if times or plus:
         raise UserError(f"{expression!r} reckons with numbers alone; write what it comes to")
+    if not math.isfinite(value):
+        raise UserError(f"{expression!r} can never be reached, or never be missed; compare with a number")
     return Aim(name, comparison, value, claim=claim)
 
 

@@ -103,7 +103,23 @@ def test_an_unmeasured_figure_is_said_to_be_so() -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["", "0.9", ">=", "=> 1", "> 1 2", "about 3", "> abc", "> 2 * 3", "> 1 + 1", "> a.b + c", 0.9, None, [">= 1"]],
+    [
+        "",
+        "0.9",
+        ">=",
+        "=> 1",
+        "> 1 2",
+        "about 3",
+        "> abc",
+        "> 2 * 3",
+        "> 1 + 1",
+        "> a.b + c",
+        "> nan",
+        "< inf",
+        0.9,
+        None,
+        [">= 1"],
+    ],
 )
 def test_what_is_no_comparison_is_refused(expression: Any) -> None:
     with pytest.raises(UserError):

@@ -66,11 +66,17 @@ class LadderSettings(Settings):
 
     @model_validator(mode="after")
     def _enough(self) -> LadderSettings:
+        for name in ("budgets", "widths"):
+            given = getattr(self, name)
+            wrong = [one for one in given if not 0 < one < math.inf]
+            twice = [one for one in given if given.count(one) > 1]
+            if wrong or twice:
+                raise UserError(f"{name}: {(wrong or twice)[0]:g} is {'no number above 0' if wrong else 'there twice'}")
         if len(self.widths) < self.sizes:
             raise UserError(f"sizes={self.sizes}, and there are {len(self.widths)} widths; give more of them")
-        wrong = [width for width in self.widths if width % self.head_width]
-        if wrong:
-            raise UserError(f"widths: {wrong[0]} is no multiple of head_width={self.head_width}")
+        odd = [width for width in self.widths if width % self.head_width]
+        if odd:
+            raise UserError(f"widths: {odd[0]} is no multiple of head_width={self.head_width}")
         if self.tasks and len(self.budgets) < SCORED:
             raise UserError(
                 f"tasks: a score is forecast from the best model of each of at least {SCORED} budgets, and there are "

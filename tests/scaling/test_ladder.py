@@ -196,6 +196,9 @@ WORDS = (
         (("budgets=[1e11, 2e11]", "sizes=3"), "sizes"),
         (("budgets=[1e11, 2e11]", "widht=3"), "widht"),
         (("budgets=[1e11, 2e11]", "run.rowz=3"), "rowz"),
+        (("budgets=[0.0, 2e11]",), "budgets: 0 is no number above 0"),
+        (("budgets=[1e11, 1e11]",), r"budgets: 1e\+11 is there twice"),
+        (("budgets=[1e11, 2e11]", "widths=[32, 32, 48, 64, 96]"), "widths: 32 is there twice"),
         (("budgets=[1e11, 2e11]", "run=3"), "run=3 is no setting of its runs"),
         # One setting of a shape joins the others, as in a recipe, so that it is what is wrong with it that is told.
         (("budgets=[1e11, 2e11]", "run.model.kv_heads=5"), '"dim": 32, .*"kv_heads": 5'),
