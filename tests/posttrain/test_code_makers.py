@@ -131,6 +131,21 @@ def test_what_fails_is_repaired_and_the_loops_own_error_is_measured(requests: Pa
         assert "n + 3" in rows[f"code/{name}"]["messages"][1]["content"]
 
 
+def test_what_is_made_of_documents_names_no_request_of_another_maker(tmp_path: Path) -> None:
+    write_rows(tmp_path / "requests" / "train.jsonl", [{**request("good"), "id": "herd/barn.py"}])
+    (tmp_path / "documents").mkdir()
+    texts = {"herd/barn.py": "x = 1", "herd/cow.py": "import barn"}
+    table = pa.table({"id": list(texts), "url": list(texts), "text": list(texts.values())})
+    pq.write_table(table, tmp_path / "documents" / "0.parquet")
+    with scripted(coder, tmp_path) as (_, endpoint):
+        settings = SynthesizeSettings(judge={"endpoint": endpoint}, code={"seconds": 5}, repository={"least": 1})
+        synthesize(settings, None, [tmp_path], tmp_path / "requests", None, tmp_path / "out")
+    (row,) = rows_of(tmp_path / "out" / "dialogs" / "code.jsonl")
+    assert row["request"] == "herd/barn.py"
+    (row,) = rows_of(tmp_path / "out" / "dialogs" / "repository.jsonl")
+    assert row["id"] == "repository/herd/barn.py" and "request" not in row
+
+
 def test_whole_dialogs_show_the_failed_try_and_what_was_told(tmp_path: Path) -> None:
     write_rows(tmp_path / "requests" / "train.jsonl", [request("wrong")])
     with scripted(coder, tmp_path) as (_, endpoint):

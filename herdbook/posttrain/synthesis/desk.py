@@ -39,7 +39,7 @@ class Desk:
     count: Counter[str] = field(default_factory=Counter)
     """What was asked of the judge, and what of it was nonsense."""
     asked: set[str] = field(default_factory=set)
-    """Ids of the requests that makers work on."""
+    """Ids of the requests that the maker at work was given."""
 
     def write(
         self, dialogs: Sequence[Dialog], maker: MakerSettings, count: int = 1, shift: int = 0, **more: Any

@@ -69,6 +69,7 @@ def synthesize(
     figures: dict[str, Any] = {}
     total = 0
     for name, maker in settings.makers.items():
+        desk.asked.clear()
         rows, figures[name] = MAKERS[name](maker, desk)
         found = [_named(row, name, desk) for row in rows]
         figures[name]["dialogs"] = write_rows(out / "dialogs" / f"{name}.jsonl", found)
