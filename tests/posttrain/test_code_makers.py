@@ -153,6 +153,7 @@ def test_whole_dialogs_show_the_failed_try_and_what_was_told(tmp_path: Path) -> 
         synthesize(settings, None, [], tmp_path / "requests", None, tmp_path / "out")
     rows = {row["id"]: row["messages"] for row in rows_of(tmp_path / "out" / "dialogs" / "code.jsonl")}
     assert [message["role"] for message in rows["code/wrong"]] == ["user", "assistant", "user", "assistant"]
+    assert [message.get("weight") for message in rows["code/wrong"]] == [None, 0, None, None]  # not to be learnt
     assert "n + 2" in rows["code/wrong"][1]["content"] and "AssertionError" in rows["code/wrong"][2]["content"]
 
 

@@ -218,6 +218,7 @@ def test_solutions_are_kept_by_their_end_gone_through_and_mistakes_mended(tmp_pa
     assert rows["math/p1/0"][-1]["content"] == "1 + 4 = 5. 5 + 5 = 10. #### 10"
     mistake = rows["math/p1/mistake"]
     assert [message["role"] for message in mistake] == ["user", "assistant", "user", "assistant"]
+    assert [message.get("weight") for message in mistake] == [None, 0, None, None]
     assert mistake[1]["content"].endswith("#### 9") and mistake[3]["content"].endswith("#### 10")
 
 

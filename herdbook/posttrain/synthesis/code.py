@@ -16,7 +16,7 @@ from herdbook.evaluate.verify import code_of
 from herdbook.posttrain.judging import fenced
 from herdbook.posttrain.shown import Row
 from herdbook.posttrain.synthesis.code_check import Finding, assertions, check_all, halves
-from herdbook.posttrain.synthesis.desk import Desk, assistant, need, user
+from herdbook.posttrain.synthesis.desk import Desk, assistant, mistaken, need, user
 from herdbook.posttrain.synthesis.settings import CodeSettings
 from herdbook.posttrain.writer import Message
 
@@ -168,7 +168,5 @@ def _dialog(task: Task, settings: CodeSettings) -> Row:
     if settings.keep == "whole" and settings.repair == "dialog":
         messages = list(task.messages)
         for text, finding in zip(task.tries, task.findings, strict=True):
-            messages.append(assistant(text or "…"))
-            if not finding.passed:
-                messages.append(user(finding.told))
+            messages += [assistant(text)] if finding.passed else [mistaken(text or "…"), user(finding.told)]
     return {"id": task.id, "task": "program", "messages": messages, "tries": len(task.tries), "tests": task.tests}

@@ -121,6 +121,11 @@ def assistant(words: str) -> dict[str, Any]:
     return {"role": "assistant", "content": words}
 
 
+def mistaken(words: str) -> dict[str, Any]:
+    """A message of the assistant that is corrected later: it is read and not learnt. Not to be sent to a writer."""
+    return {**assistant(words), "weight": 0}
+
+
 def need(found: list[T], what: str) -> list[T]:
     """What was found; UserError where that is nothing."""
     if not found:

@@ -10,7 +10,7 @@ from typing import Any
 from herdbook.evaluate.answers import final_number
 from herdbook.posttrain.judging import read_verdict
 from herdbook.posttrain.shown import Row
-from herdbook.posttrain.synthesis.desk import Desk, assistant, need, user
+from herdbook.posttrain.synthesis.desk import Desk, assistant, mistaken, need, user
 from herdbook.posttrain.synthesis.math_settings import MathSettings, TreeSettings
 from herdbook.posttrain.synthesis.steps import Steps, draw_ends, right_ends
 from herdbook.posttrain.synthesis.tree import Search, run
@@ -103,7 +103,7 @@ def corrections(
     settings: MathSettings,
     desk: Desk,
 ) -> tuple[list[Row], dict[str, int]]:
-    """Dialogs of a wrong solution, that it is wrong, and a right one. To be learnt with `answers: last`."""
+    """Dialogs of a wrong solution, which is read and not learnt, that it is wrong, and a right one."""
     told = user(desk.prompts.text("math_mistake"))
     wrong = {
         place: [*rows[place]["messages"], assistant("".join(steps)), told]
@@ -123,7 +123,11 @@ def corrections(
             if (steps := next((one for one, ok in zip(some, oks) if ok), None))
         }
     dialogs = [
-        _row(rows[place], f"{rows[place]['id']}/mistake", [*wrong[place], assistant("".join(steps))])
+        _row(
+            rows[place],
+            f"{rows[place]['id']}/mistake",
+            [*rows[place]["messages"], mistaken(wrong[place][-2]["content"]), told, assistant("".join(steps))],
+        )
         for place, steps in mended.items()
     ]
     return dialogs, {"wrong": len(wrong), "mended": len(mended)}
