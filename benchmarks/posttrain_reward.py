@@ -52,7 +52,8 @@ def answered(options: argparse.Namespace) -> list[dict[str, Any]]:
     asking = SampleSettings(split="test", limit=options.requests, answers=ANSWERS, max_tokens=96)
     requests = read_requests(options.world, asking)
     file = options.work / "drawn.jsonl"
-    drawn = Drawer(model_folder(options.chat), asking).draw_all([(r, r["messages"]) for r in requests], ANSWERS, file)
+    drawer = Drawer(model_folder(options.chat), asking, "sample")
+    drawn = drawer.draw_all([(request, request["messages"]) for request in requests], ANSWERS, file)
     judged = verdicts(requests, [row["answers"] for row in drawn])
     return [
         {"request": request, "answers": row["answers"], "ended": row["ended"], "verdicts": true}

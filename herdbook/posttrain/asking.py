@@ -1,7 +1,7 @@
 """Asking a model requests: which ones, in which words, and any number of answers to each, drawn on the engine.
 
 What is drawn is kept in a file chunk by chunk, so a killed stage goes on where it was. An answer is a function of
-model, prompt, settings and its number, so going on gives what would have come without the kill.
+model, prompt, settings, purpose and its number, so going on gives what would have come without the kill.
 """
 
 from __future__ import annotations
@@ -101,12 +101,17 @@ def in_chunks(
 
 
 class Drawer:
-    """Draws answers from the model of one folder."""
+    """Draws answers from the model of one folder.
 
-    def __init__(self, folder: Path, settings: AskSettings) -> None:
+    Drawers of another purpose draw other answers with the same seed. Stages of a round share seed and model: a reward
+    model must not pick among the answers that it learnt from, nor two models be drawn from by the same chance, which
+    gives the same words where they are nearly the same.
+    """
+
+    def __init__(self, folder: Path, settings: AskSettings, purpose: str) -> None:
         from herdbook.inference.engine import Engine
 
-        self.settings = settings
+        self.settings, self.seed = settings, int(chance("draw", purpose, settings.seed) * 2**53)
         self.engine = Engine.load(folder, device=settings.device, rows=settings.rows)
 
     def draw(self, asked: Sequence[tuple[Request, Messages]], count: int) -> list[dict[str, Any]]:
@@ -124,7 +129,7 @@ class Drawer:
             temperature=settings.temperature,
             top_p=settings.top_p,
             stop_ids=ends_of_turns(tokenizer),
-            seed=settings.seed,
+            seed=self.seed,
         )
         fitting = [prompt for prompt in prompts if len(prompt) < self.engine.limit]
         drawn = iter(self.engine.generate([prompt for prompt in fitting for _ in range(count)], sampling))

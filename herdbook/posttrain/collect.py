@@ -63,7 +63,7 @@ def _draw(settings: CollectSettings, models: dict[str, Path], asked: list[Reques
     found = []
     prompts = [(request, request["messages"]) for request in asked]
     for place, (name, folder) in enumerate(models.items()):
-        rows = Drawer(folder, settings).draw_all(prompts, count, out / f"drawn.{place}.jsonl")
+        rows = Drawer(folder, settings, f"collect {place}").draw_all(prompts, count, out / f"drawn.{place}.jsonl")
         found.append([{**row, "model": name} for row in rows])
     return [list(own) for own in zip(*found, strict=True)]
 

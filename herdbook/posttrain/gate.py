@@ -63,7 +63,7 @@ Scores = dict[str, tuple[list[float], list[bool]]]
 
 def examine(settings: GateSettings, model: Path, asked: list[Request], file: Path) -> Scores:
     """What a model's answers to the requests are worth, by task."""
-    rows = Drawer(model, settings).draw_all([(item, item["messages"]) for item in asked], 1, file, "gate")
+    rows = Drawer(model, settings, "gate").draw_all([(item, item["messages"]) for item in asked], 1, file, "gate")
     true = verdicts(asked, [row["answers"] for row in rows])
     scores: Scores = defaultdict(lambda: ([], []))
     for request, row, worths in zip(asked, rows, true, strict=True):

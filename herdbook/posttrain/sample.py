@@ -80,7 +80,7 @@ def _draw(settings: SampleSettings, models: dict[str, Path], asked: list[Asked],
     found: dict[int, Row] = {}
     for name, places in by_model.items():
         file = out / f"drawn.{list(models).index(name)}.jsonl"
-        rows = Drawer(models[name], settings).draw_all([asked[at] for at in places], settings.answers, file)
+        rows = Drawer(models[name], settings, "sample").draw_all([asked[at] for at in places], settings.answers, file)
         found |= dict(zip(places, rows, strict=True))
     return [found[place] for place in range(len(asked))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -82,6 +83,22 @@ def test_what_is_written_is_what_trl_reads(tmp_path: Path, chain: Path, requests
         example = {key: row[key] for key in ("prompt", "chosen", "rejected")}
         assert data_utils.is_conversational(example)
         assert data_utils.maybe_extract_prompt(example) == example
+
+
+def test_two_models_that_are_the_same_give_different_words_and_sampling_others(
+    tmp_path: Path, chain: Path, requests: Path
+) -> None:
+    figures = collect(settings(draws=2), {"a": chain, "b": chain}, requests, tmp_path)
+    assert abs(figures["pairs"] / 300 - 0.5) < 4 * math.sqrt(0.25 / 300)  # two draws of two words
+    how = AskSettings(max_tokens=3, kept_back=0.0)
+    asked = [(row, row["messages"]) for row in read_requests(requests, how)]
+    drawn = [
+        [row["answers"][0] for row in Drawer(chain, how, purpose).draw(asked, 1)]
+        for purpose in ("collect 0", "collect 1", "sample")
+    ]
+    for one, other in itertools.combinations(drawn, 2):
+        same = sum(a == b for a, b in zip(one, other, strict=True)) / len(asked)
+        assert abs(same - 0.5) < 4 * math.sqrt(0.25 / len(asked))
 
 
 def test_requests_whose_answers_all_agree_make_no_pair(tmp_path: Path, chain: Path, requests: Path) -> None:
@@ -221,9 +238,9 @@ def test_one_model_is_in_memory_at_a_time(
     alive: weakref.WeakSet[Drawer] = weakref.WeakSet()
 
     class Watched(Drawer):
-        def __init__(self, folder: Path, settings: AskSettings) -> None:
+        def __init__(self, folder: Path, settings: AskSettings, purpose: str) -> None:
             assert not alive
-            super().__init__(folder, settings)
+            super().__init__(folder, settings, purpose)
             alive.add(self)
 
     monkeypatch.setattr("herdbook.posttrain.collect.Drawer", Watched)

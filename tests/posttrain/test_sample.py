@@ -123,7 +123,7 @@ def test_a_killed_run_is_continued_to_the_same_samples(tmp_path: Path, chain: Pa
     sample(chosen, {"chain": chain}, requests, whole)
     asked = [(row, row["messages"]) for row in read_requests(requests, chosen)]
     file = cut / "drawn.0.jsonl"
-    Drawer(chain, chosen).draw_all(asked[:32], chosen.answers, file)
+    Drawer(chain, chosen, "sample").draw_all(asked[:32], chosen.answers, file)
     file.write_bytes(file.read_bytes() + b'\n{"key": "problem-40", "value": {"answers": ["7"], "en')
     figures = sample(chosen, {"chain": chain}, requests, cut)
     assert (cut / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
