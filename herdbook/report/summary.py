@@ -96,13 +96,24 @@ def plan_table(tasks: Iterable[Task], book: Book) -> list[str]:
     return table(("stage", "kind", "entry", ""), rows)
 
 
+def _ancestors(entry: Entry, entries: dict[str, Entry]) -> set[str]:
+    """Ids of all entries of a run that one stands on."""
+    by_id, found, left = {item.id: item for item in entries.values()}, set[str](), [entry]
+    while left:
+        for parent in (item.id for parents in left.pop().inputs.values() for item in parents):
+            if parent in by_id and parent not in found:
+                found.add(parent)
+                left.append(by_id[parent])
+    return found
+
+
 def next_step(book: Book, entries: dict[str, Entry], named_book: bool) -> str:
-    """What to do with what was raised: talk to the last model, or look at the last entry."""
+    """What to do with what was raised: talk to the model that most stages led to, or look at the last entry."""
     if not entries:
         return ""
     last = list(entries.values())[-1]
     models = [entry for entry in entries.values() if (kind := KINDS.get(entry.kind)) and kind.gives == "model"]
-    chosen = models[-1] if models else last
+    chosen = max(reversed(models), key=lambda entry: len(_ancestors(entry, entries)), default=last)
     alone = sum(entry.stage == chosen.stage for entry in book.entries()[0]) == 1
     words = [command(), "chat" if models else "show", chosen.stage if alone else chosen.name]
     words += ["--book", str(book.folder)] if named_book else []
