@@ -11,7 +11,8 @@ from herdbook.report.summary import next_step
 def entry(stage: str, kind: str, *parents: str) -> Entry:
     return Entry(
         id=stage, kind=kind, stage=stage, settings={}, given={}, sources={}, code="", machine={}, started="",
-        inputs={"from": [Parent(stage=parent, id=parent) for parent in parents]}, finished="", seconds=1.0, energy={}, metrics={},
+        inputs={"from": [Parent(stage=parent, id=parent) for parent in parents]}, finished="",
+        seconds=1.0, energy={}, metrics={},
     )  # fmt: skip
 
 
