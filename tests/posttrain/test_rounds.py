@@ -164,7 +164,7 @@ def test_two_rounds_teach_a_tiny_model_the_right_answer(herd: tuple[Path, dict[s
     _, entries = herd
     start = entries["chat.round1.collect"].metrics["score"]["value"]
     assert 0.1 < start < 0.7  # it learnt from annotators who are wrong half of the time
-    assert entries["chat.round2.reward"].metrics["heldout"]["accuracy"]["value"] > 0.75  # of some 14 pairs; a coin has .5
+    assert entries["chat.round2.reward"].metrics["heldout"]["accuracy"]["value"] >= 0.75  # of 14 pairs
     sampled = entries["chat.round2.sample"].metrics
     assert sampled["best"]["value"] > sampled["random"]["value"]
     with_verdicts = entries["chat.round1.sample"].metrics
