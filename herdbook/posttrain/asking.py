@@ -59,8 +59,10 @@ def read_requests(path: Path, settings: AskSettings, held: bool = False) -> list
         raise UserError(f"{file}: no requests are left by tasks and kept_back; its tasks are {known or 'none'}")
     if settings.limit is None or settings.limit >= len(wanted):
         return wanted
-    drawn = sorted(wanted, key=lambda row: chance(settings.seed, row["id"]))[: settings.limit]
-    chosen = {row["id"] for row in drawn}
+    order = settings.seed if settings.order is None else settings.order
+    drawn = sorted((row["id"] for row in wanted), key=lambda name: chance(order, name))
+    first = (settings.part - 1) * settings.limit
+    chosen = {drawn[place % len(drawn)] for place in range(first, first + settings.limit)}
     return [row for row in wanted if row["id"] in chosen]
 
 

@@ -22,6 +22,12 @@ class AskSettings(Settings):
     limit: int | None = Field(default=None, gt=0)
     """Most requests, drawn by the seed; all when not given."""
 
+    part: int = Field(default=1, ge=1)
+    """Which `limit` requests in the order drawn: the first ones, the second, …; after the last it begins anew."""
+
+    order: int | None = None
+    """Seed of that order; `seed` when not given. Stages of one order and other parts ask other requests."""
+
     kept_back: float = Field(default=0.1, ge=0, lt=1)
     """Share of the training requests that gates judge by and nothing else sees, chosen by a hash of their ids."""
 

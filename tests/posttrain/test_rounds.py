@@ -17,7 +17,8 @@ import tests.support.fakes  # noqa: F401  (registers the kinds)
 from herdbook import run
 from herdbook.book import Book, Entry
 from herdbook.model.huggingface import save_model
-from herdbook.posttrain.round_settings import RoundsSettings
+from herdbook.posttrain.asking import read_requests
+from herdbook.posttrain.round_settings import CollectSettings, RoundsSettings, SampleSettings
 from herdbook.posttrain.rounds import steps
 from herdbook.recipe import Recipe, read_recipe
 from herdbook.steps import Step
@@ -84,6 +85,26 @@ def test_rounds_of_another_seed_ask_and_draw_anew(tmp_path: Path) -> None:
     seeds = {name: (plain[name].settings.seed, stage.settings.seed) for name, stage in third.items() if "." in name}  # type: ignore[attr-defined]
     assert seeds["chat.round2.sample"] == (2, 3002) and seeds["chat.round1.collect"] == (1, 3001)
     assert seeds["chat.round2.sft"] == seeds["chat.start"] == (0, 3)
+
+
+def test_rounds_ask_other_requests_until_all_were_asked(tmp_path: Path) -> None:
+    ids = [f"r{number}" for number in range(20)]
+    rows = [{"id": one, "messages": [{"role": "user", "content": "?"}]} for one in ids]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = expanded(rounds=6)
+    asked: dict[str, list[set[str]]] = {"sample": [], "collect": []}
+    for kind, of in (("sample", SampleSettings), ("collect", CollectSettings)):
+        for number in range(1, 7):
+            told = found[f"chat.round{number}.{kind}"].settings
+            asked[kind].append(
+                {row["id"] for row in read_requests(tmp_path, of(**{**told, "limit": 4, "kept_back": 0}))}
+            )
+    for sets in asked.values():
+        assert all(len(one) == 4 for one in sets) and set.union(*sets[:5]) == set(ids)
+        assert sets[5] == sets[0]
+    assert asked["sample"] != asked["collect"]
+    whole = SampleSettings(**{**found["chat.round1.sample"].settings, "limit": 12, "kept_back": 0})
+    assert {row["id"] for row in read_requests(tmp_path, whole)} == set.union(*asked["sample"][:3])
 
 
 def test_members_of_other_seeds_are_averaged() -> None:
