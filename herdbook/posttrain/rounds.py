@@ -73,14 +73,14 @@ class Plan:
         own, members, given = f"round{number}", self.settings.members, self.inputs
         # Each round asks what none asked before, as long as there is more; and a reward model judges other requests
         # than it learnt from, for collecting and sampling each have an order of their own.
-        part, order = {"seed": self.seed(number), "part": number}, 2 * self.settings.seed
+        part: dict[str, Any] = {"seed": self.seed(number), "part": number, "order": 2 * self.settings.seed}
         fed = {"model": [*self.best, *self.second], "requests": self.requests}
-        self.collected += self.add(f"{own}.collect", "collect", fed, **part, order=order, round=number)
+        self.collected += self.add(f"{own}.collect", "collect", fed, **part, round=number)
         every = [*given.get("preferences", []), *self.collected]
         fed = {"model": self.best if self.settings.reward_from == "tuned" else self.base, "preferences": every}
         reward, _ = self.averaged(f"{own}.reward", "reward", members.reward, fed)
         fed = {"model": self.best, "requests": self.requests, "reward": reward}
-        self.sampled += self.add(f"{own}.sample", "sample", fed, **part, order=order + 1)
+        self.sampled += self.add(f"{own}.sample", "sample", fed, **(part | {"order": part["order"] + 1}))
         taught = [*given.get("dialogs", []), *self.sampled[-self.settings.samples :]]
         fed = {"model": self.best if self.settings.sft_from == "tuned" else self.base, "dialogs": taught}
         tuned, _ = self.averaged(f"{own}.sft", "sft", members.sft, fed)
