@@ -27,6 +27,7 @@ from herdbook.settings import Settings, UserError
 
 FORM = "chinchilla"  # the law that forecasts: the only one here with a size, a number of tokens and a floor
 DRAWS = 100
+NOISES = 50  # draws of a run's own noise to each of these
 
 
 class LawsSettings(Settings):
@@ -94,6 +95,7 @@ def fit_ladder(
     _write_csv(out / "runs.csv", list(model), runs, exams)
     kept = {
         "form": FORM, "searched": fitted.searched.tolist(), "draws": draws.tolist(), "target": target,
+        "noise": fitted.noise(runs),
         "scores": {task: {**found, "chance": settings.chance} for task, found in exams.items()},
         "optimum": _optimum(runs, curves), "seed": settings.seed,
     }  # fmt: skip
@@ -112,7 +114,8 @@ def fit_runs(settings: LawsSettings, runs: Runs) -> tuple[Ladder, np.ndarray]:
     curves = isoflop(runs, seed=settings.seed)
     fitted = fit(LAWS[FORM], runs)
     draws = bootstrap(fitted, runs, DRAWS, settings.seed)
-    coming = _coming(fitted, draws, curves, settings.target or 8 * float(runs.flops.max()))
+    target = settings.target or 8 * float(runs.flops.max())
+    coming = _coming(fitted, draws, fitted.noise(runs), curves, target, settings.seed)
     low, high = curves.tokens.interval()
     least, most = curves.parameters.interval()
     figures = {
@@ -212,14 +215,25 @@ def _optimum(runs: Runs, curves: IsoFlop) -> list[int]:
     ]
 
 
-def _coming(fitted: Fit, draws: np.ndarray, curves: IsoFlop, target: float) -> dict[str, Any]:
+def _coming(fitted: Fit, draws: np.ndarray, noise: float, curves: IsoFlop, target: float, seed: int) -> dict[str, Any]:
     """The compute-optimal model of `target` operations, and its loss."""
     tokens, parameters = curves.tokens.at(target), curves.parameters.at(target)
     one = make_runs(np.array([parameters]), np.array([tokens]), np.array([1.0]))
-    losses = [float(Fit(fitted.law, row, 0.0).predict(one)[0]) for row in draws]
-    low, high = np.quantile(losses, [0.025, 0.975])
-    loss = {"value": float(fitted.predict(one)[0]), "low": float(low), "high": float(high)}
-    return {"flops": target, "tokens": tokens, "parameters": parameters, "loss": loss}
+    return {
+        "flops": target, "tokens": tokens, "parameters": parameters,
+        "loss": forecast_loss(fitted, draws, noise, one, seed),
+    }  # fmt: skip
+
+
+def forecast_loss(fitted: Fit, draws: np.ndarray, noise: float, run: Runs, seed: int) -> dict[str, float]:
+    """The loss of one run: `value`, and `low` to `high`, where 95 % of such runs are thought to end.
+
+    The interval holds the doubt about the law (`draws`, its bootstrap) and a run's own `noise`, in logarithms.
+    """
+    spread = np.random.default_rng(seed).normal(0.0, noise, (NOISES, 1))
+    laws = np.array([np.log(Fit(fitted.law, row, 0.0).predict(run)[0]) for row in draws])
+    low, high = np.exp(np.quantile(laws + spread, [0.025, 0.975]))
+    return {"value": float(fitted.predict(run)[0]), "low": float(low), "high": float(high)}
 
 
 def _score(
@@ -281,11 +295,10 @@ def laws_against(laws: Path, model: Path, results: Path | None, task: str | None
     kept = read_json(laws / "laws.json")
     run = read_entries({model.name: model})
     fitted = Fit(LAWS[kept["form"]], np.array(kept["searched"]), 0.0)
-    losses = [float(Fit(fitted.law, np.array(row), 0.0).predict(run)[0]) for row in kept["draws"]]
-    low, high = np.quantile(losses, [0.025, 0.975])
-    foreseen, told = float(fitted.predict(run)[0]), float(run.loss[0])
-    found: dict[str, Any] = {"loss": reconcile.compared(foreseen, told, "bits per byte of held-out pages")}
-    found["loss"]["forecast"] = {"value": foreseen, "low": float(low), "high": float(high)}
+    coming = forecast_loss(fitted, np.array(kept["draws"]), kept.get("noise", 0.0), run, kept.get("seed", 1))
+    told = float(run.loss[0])
+    found: dict[str, Any] = {"loss": reconcile.compared(coming["value"], told, "bits per byte of held-out pages")}
+    found["loss"]["forecast"] = coming
     if results is not None:
         found["score"] = _score_against(kept, laws, task, results, float(run.flops[0]))
     return found

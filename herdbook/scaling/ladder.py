@@ -32,7 +32,10 @@ class LadderSettings(Settings):
     """Layers of every model; one for each 32 of width, and at least two, when empty."""
 
     head_width: int = Field(16, gt=1)
-    """Width of a head."""
+    """Width of a head, where `heads` does not say how many there are."""
+
+    heads: int | None = Field(None, gt=0)
+    """Heads of every model; on a CPU few of them are faster in models this small."""
 
     sizes: int = Field(5, ge=4)
     """Models of each budget: the widths nearest to where the optimum is thought to lie."""
@@ -51,6 +54,12 @@ class LadderSettings(Settings):
 
     batch_power: float = Field(0.37, ge=0, le=1)
     """Power of the budget that a step's tokens grow with (§3.2.1: from 250K at 6e18 FLOPs to 4M at 1e22)."""
+
+    peak_lr: float | None = Field(None, gt=0)
+    """Learning rate at the smallest budget; `run.peak_lr` holds for all budgets when empty."""
+
+    lr_power: float = Field(0.0, ge=0, lt=1)
+    """Power of the budget that the learning rate falls with; larger models and longer runs want smaller rates."""
 
     rope_theta: float = Field(10_000.0, gt=0)
     """Base of the rotary frequencies."""
@@ -74,9 +83,12 @@ class LadderSettings(Settings):
                 raise UserError(f"{name}: {(wrong or twice)[0]:g} is {'no number above 0' if wrong else 'there twice'}")
         if len(self.widths) < self.sizes:
             raise UserError(f"sizes={self.sizes}, and there are {len(self.widths)} widths; give more of them")
-        odd = [width for width in self.widths if width % self.head_width]
+        name, unit = ("2 * heads", 2 * self.heads) if self.heads else ("head_width", self.head_width)
+        odd = [width for width in self.widths if width % unit]
         if odd:
-            raise UserError(f"widths: {odd[0]} is no multiple of head_width={self.head_width}")
+            raise UserError(f"widths: {odd[0]} is no multiple of {name}={unit}")
+        if self.lr_power and self.peak_lr is None:
+            raise UserError("lr_power: the rate falls from peak_lr, that of the smallest budget; give it")
         if self.tasks and len(self.budgets) < SCORED:
             raise UserError(
                 f"tasks: a score is forecast from the best model of each of at least {SCORED} budgets, and there are "
@@ -86,7 +98,7 @@ class LadderSettings(Settings):
 
     def shape(self, width: int) -> dict[str, Any]:
         """The shape of a model of that width."""
-        heads = width // self.head_width
+        heads = self.heads or width // self.head_width
         layers = self.layers or max(2, round(width / LAYER_WIDTH))
         return {
             "dim": width, "layers": layers, "heads": heads, "kv_heads": heads,
@@ -99,6 +111,12 @@ class LadderSettings(Settings):
             return None
         tokens = self.batch_tokens * (budget / max(self.budgets)) ** self.batch_power
         return max(1, round(tokens / self.length))
+
+    def rate(self, budget: float) -> float | None:
+        """Peak learning rate at that budget, which may be a larger one than any here; None when `run` says."""
+        if self.peak_lr is None:
+            return None
+        return float(f"{self.peak_lr * (budget / min(self.budgets)) ** -self.lr_power:.3g}")
 
     def chosen(self, budget: float) -> list[int]:
         """The widths of a budget's models, ascending."""
@@ -124,6 +142,8 @@ def steps(name: str, settings: Settings, inputs: dict[str, tuple[str, ...]]) -> 
             given: dict[str, Any] = {"model": settings.shape(width), "flops": budget, "length": settings.length}
             if rows := settings.rows(budget):
                 given["rows"] = rows
+            if rate := settings.rate(budget):
+                given["peak_lr"] = rate
             made.append(Step(run, "pretrain", {"tokens": list(inputs["tokens"])}, "run", given))
             if settings.tasks:
                 exams.append(f"{run}-exam")

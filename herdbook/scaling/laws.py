@@ -64,6 +64,10 @@ class Fit:
         """Predicted losses."""
         return self.law.predict(self.searched, runs)
 
+    def noise(self, runs: Runs) -> float:
+        """Standard deviation of a run's logarithmic loss about the law that was fitted to these runs."""
+        return self.error(runs) * float(np.sqrt(len(runs) / max(len(runs) - len(self.searched), 1)))
+
     def error(self, runs: Runs) -> float:
         """Root mean square of the logarithmic error over `runs`: .01 is about one percent."""
         return float(np.sqrt(np.mean((np.log(self.predict(runs)) - np.log(runs.loss)) ** 2)))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from pydantic import ValidationError
 
 from herdbook.book import Book, Entry
 from herdbook.model.config import ModelConfig
@@ -13,8 +14,10 @@ from herdbook.recipe import RecipeError, read_recipe
 from herdbook.report.scaling import _scores, laws
 from herdbook.run import StageFailed, run_recipe
 from herdbook.scale import scale, train_ladder
-from herdbook.scaling.fitting import AgainstSettings, LawsSettings, against, read_entries
+from herdbook.scaling.fitting import AgainstSettings, LawsSettings, against, forecast_loss, read_entries
 from herdbook.scaling.ladder import LadderSettings
+from herdbook.scaling.laws import LAWS, Fit
+from herdbook.scaling.runs import make_runs
 from herdbook.settings import UserError
 
 FLOOR, A, B, ALPHA, BETA = 0.35, 34.0, 60.0, 0.28, 0.34
@@ -134,6 +137,29 @@ def test_steps_grow_with_the_budget_as_the_papers() -> None:
     assert SETTINGS.rows(1e12) is None
 
 
+def test_rates_fall_with_the_budget_and_heads_may_be_as_many_in_all_models() -> None:
+    falling = LadderSettings(budgets=(1e11, 1e12), peak_lr=0.02, lr_power=0.5, heads=2, widths=(24, 28, 32, 40, 44))
+    assert [falling.rate(budget) for budget in (1e11, 4e11, 1e13)] == [0.02, 0.01, 0.002]
+    assert SETTINGS.rate(1e12) is None
+    assert {falling.shape(width)["heads"] for width in falling.widths} == {2}
+    with pytest.raises(ValidationError, match=r"widths: 30 is no multiple of 2 \* heads=4"):
+        LadderSettings(budgets=(1e11, 1e12), heads=2, widths=(24, 30, 32, 40, 44))
+    with pytest.raises(ValidationError, match="lr_power: the rate falls from peak_lr"):
+        LadderSettings(budgets=(1e11, 1e12), lr_power=0.5)
+
+
+def test_a_forecast_is_as_wide_as_runs_are_noisy() -> None:
+    law = LAWS["chinchilla"]
+    sure = Fit(law, np.array([*np.log([FLOOR, A, B]), ALPHA, BETA]), 0.0)
+    run = make_runs(np.array([1e6]), np.array([2e7]), np.array([1.0]))
+    draws = np.repeat(sure.searched[None], 100, axis=0)
+    quiet, noisy = (forecast_loss(sure, draws, noise, run, seed=1) for noise in (0.0, 0.02))
+    assert quiet["low"] == pytest.approx(quiet["value"]) == pytest.approx(quiet["high"])
+    assert quiet["value"] == pytest.approx(true_loss(1e6, 2e7))
+    # 50 draws stand for the normal distribution, whose 95 % lie within 1.96 standard deviations.
+    assert np.log(noisy["high"] / noisy["low"]) == pytest.approx(2 * 1.96 * 0.02, rel=0.3)
+
+
 RECIPE = """
 stages:
   world: {kind: world, seed: 3, people: 6, places: 6, animals: 6, language_facts: 6, language_problems: 20,
@@ -168,9 +194,12 @@ def test_a_recipe_becomes_runs_exams_and_laws(tmp_path: Path) -> None:
     grown = read_recipe(path).stages
     rows = [grown[f"ladder.c{c}.w16"].settings.model_dump()["rows"] for c in (1, 2, 3)]
     assert rows == [2, 2, 2]  # `run` has the last word
-    path.write_text(path.read_text().replace("{rows: 2, ", "{"))
+    text = path.read_text().replace("run: {rows: 2, peak_lr: 0.02}", "peak_lr: 0.02\n    lr_power: 0.5")
+    path.write_text(text)
     grown = read_recipe(path).stages
-    assert [grown[f"ladder.c{c}.w16"].settings.model_dump()["rows"] for c in (1, 2, 3)] == [1, 2, 5]
+    found = [grown[f"ladder.c{c}.w16"].settings.model_dump() for c in (1, 2, 3)]
+    assert [one["rows"] for one in found] == [1, 2, 5]
+    assert [one["peak_lr"] for one in found] == [0.02, 0.0141, 0.01]
     path.write_text(RECIPE.replace("sizes: 4", "sizes: 5"))
     with pytest.raises(RecipeError, match="sizes=5, and there are 4 widths"):
         read_recipe(path)
