@@ -137,11 +137,17 @@ def serving(
     file = settings.clusters or FILE
     config, cluster = config_of(settings.model), load_cluster(settings.cluster, file)
     reached = calibration_of(runs_of(calibrate, book), settings)
+    if prompt + answer > config.max_length:
+        raise UserError(
+            f"prompts of {prompt:,} and answers of {answer:,} tokens do not fit the model's {config.max_length:,}; "
+            "ask for fewer, or for a model of longer rows (model.max_length)"
+        )
+    devices = settings.devices if "devices" in settings.model_fields_set else None
     found: list[Serving] = []
     left_out: list[str] = []
     for scheme in WEIGHT_BYTES:
         try:
-            found.append(serve(config, cluster, reached, scheme=scheme, prompt=prompt, answer=answer))
+            found.append(serve(config, cluster, reached, scheme=scheme, prompt=prompt, answer=answer, devices=devices))
         except UserError as error:
             left_out.append(f"{scheme}: {error}")
     if not found:

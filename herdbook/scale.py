@@ -4,6 +4,7 @@ of the book; printed and drawn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ def scale(
     from herdbook.scaling.fitting import LawsSettings, fit_runs
     from herdbook.scaling.runs import read_runs
 
-    if target is not None and not target > 0:
+    if target is not None and not 0 < target < math.inf:
         raise UserError(f"--target is {target:g}; it is how many operations to forecast for, above 0")
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder for the pictures")

@@ -26,4 +26,4 @@ InputPath = Annotated[Path, SourcePath()]
 class Settings(BaseModel):
     """Settings of one stage or part: frozen, no unknown keys, docstrings as help."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)

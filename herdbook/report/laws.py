@@ -7,6 +7,7 @@ from typing import Any
 from herdbook.report.budget import amount
 from herdbook.report.text import table
 from herdbook.scaling.fitting import Ladder
+from herdbook.scaling.isoflop import sizes_of
 
 
 def law_lines(found: Ladder) -> list[str]:
@@ -40,7 +41,8 @@ def _minima(found: Ladder) -> list[str]:
         best = curve.parameters
         rows.append(
             (
-                f"{curve.flops:.3g}", f"{len(curve.runs)}", f"{amount(size.min())} – {amount(size.max())}",
+                f"{curve.flops:.3g}", f"{sizes_of(found.runs, curve.runs)}",
+                f"{amount(size.min())} – {amount(size.max())}",
                 amount(best), amount(curve.tokens), f"{curve.tokens / best:.3g}", f"{curve.loss:.4g}",
             )
         )  # fmt: skip

@@ -85,11 +85,14 @@ def isoflop(runs: Runs, draws: int = 1000, seed: int = 1) -> IsoFlop:
     Raises UserError when there are fewer than two budgets with at least four sizes each, when a curve bends downwards
     or has its minimum outside the sizes trained; it says which sizes to add.
     """
-    budgets = [chosen for chosen in runs.budgets() if len(chosen) >= SIZES]
+    budgets = [chosen for chosen in runs.budgets() if sizes_of(runs, chosen) >= SIZES]
     if len(budgets) < 2:
+        found = ", ".join(
+            f"{sizes_of(runs, chosen)} at {runs.flops[chosen].mean():.3g}" for chosen in runs.budgets()[:8]
+        )
         raise UserError(
-            f"isoFLOP curves need at least 2 compute budgets with {SIZES} sizes each; among {len(runs)} runs there are "
-            f"{len(budgets)} such budgets"
+            f"isoFLOP curves need at least 2 compute budgets with {SIZES} different sizes each; among {len(runs)} runs "
+            f"there are {len(budgets)} such budgets (sizes: {found} FLOPs); train more sizes of these budgets"
         )
     designs = [_design(runs, chosen) for chosen in budgets]
     curves = [_curve(runs, chosen, *design) for chosen, design in zip(budgets, designs, strict=True)]
@@ -106,6 +109,11 @@ def isoflop(runs: Runs, draws: int = 1000, seed: int = 1) -> IsoFlop:
     intercept, slope = _line(np.log(flops), np.log([curve.parameters for curve in curves]), sigma)
     parameters = Power(float(np.exp(intercept)), float(slope), size_slopes)
     return IsoFlop(curves, tokens, parameters, noise)
+
+
+def sizes_of(runs: Runs, chosen: np.ndarray) -> int:
+    """How many sizes these runs have; a size trained twice, with other seeds, counts once."""
+    return len(np.unique(np.round(np.log(runs.parameters[chosen]), 6)))
 
 
 def _sizes_by_tokens(runs: Runs, chosen: np.ndarray) -> tuple[float, float]:
@@ -127,7 +135,7 @@ def _design(runs: Runs, chosen: np.ndarray) -> tuple[np.ndarray, float]:
 def _curve(runs: Runs, chosen: np.ndarray, design: np.ndarray, middle: float) -> Curve:
     a, b, c = coefficients = np.linalg.lstsq(design, runs.loss[chosen], rcond=None)[0]
     flops = float(np.exp(np.log(runs.flops[chosen]).mean()))
-    named = f"the budget of {flops:.3g} FLOPs ({len(chosen)} sizes)"
+    named = f"the budget of {flops:.3g} FLOPs ({sizes_of(runs, chosen)} sizes)"
     if a <= 0:
         raise UserError(
             f"{named}: loss over tokens does not bend upwards, so it has no minimum; add sizes at both ends"

@@ -206,7 +206,7 @@ def compare(runs: Runs, names: Sequence[str] = (), hold_out: int = 1) -> dict[st
     """Each law's error on the `hold_out` largest budgets when it was fitted to the smaller ones.
 
     `error` and `bias` of the logarithm of the loss, and `fitted`, the error over the runs it saw. Laws whose columns
-    are missing, and those with more constants than runs, are left out unless they were named.
+    are missing or make no sense, and those with more constants than runs, are left out unless they were named.
     """
     budgets = runs.budgets()
     if len(budgets) <= hold_out:
@@ -221,7 +221,12 @@ def compare(runs: Runs, names: Sequence[str] = (), hold_out: int = 1) -> dict[st
         fits = all(column in runs.more for column in law.needs) and len(seen) > len(law.constants)
         if not names and not fits:
             continue
-        found = fit(law, seen)
+        try:
+            found = fit(law, seen)
+        except UserError:
+            if names:
+                raise
+            continue  # nobody asked for this one, and the others may tell what is wanted
         away = np.log(found.predict(unseen)) - np.log(unseen.loss)
         table[name] = {"error": found.error(unseen), "bias": float(away.mean()), "fitted": found.error(seen)}
     return table

@@ -67,7 +67,7 @@ class PlanSettings(Settings):
     record: Path | None = None
     """Interruptions to reckon with, a YAML file; the paper's 54 days when empty."""
 
-    seed: int = 1
+    seed: int = Field(1, ge=0)
     """Seed of the simulated interruptions."""
 
     @property

@@ -6,6 +6,7 @@ Letters: R runs. Losses are nats per token unless the file says otherwise; a law
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,6 +111,13 @@ def read_runs(path: Path) -> Runs:
             except (TypeError, ValueError):
                 continue
     flops = values.get("flops")
+    if flops is not None:
+        ratio = float(np.median(flops / (6.0 * values["parameters"] * values["tokens"])))
+        if 0 < ratio < math.inf and not 0.1 <= ratio <= 10:
+            raise UserError(
+                f"{path}: {known['flops']} is {ratio:.3g} times 6 x parameters x tokens (the median); give operations, "
+                "not tera- or petaFLOPs, or leave the column out"
+            )
     return make_runs(values["parameters"], values["tokens"], values["loss"], flops, str(path), **more)
 
 

@@ -127,17 +127,19 @@ def _nothing(
             f"no layout of {devices:,} devices divides the model and {tokens // length:,} rows; take a power of two of "
             "devices, or a batch with more rows"
         )
-    more = 1 << devices.bit_length() - 1
-    while more < 1 << 20:
-        more *= 2
-        rows = tokens // length
-        if any(
+
+    def hold(count: int) -> bool:
+        return any(
             Step(config, layout, length, cluster, calibration).fits
-            for layout in layouts(config, cluster, more, rows, length, context_tokens)
-        ):
-            break
-    else:
-        more = 0
+            for layout in layouts(config, cluster, count, tokens // length, length, context_tokens)
+        )
+
+    powers = (1 << power for power in range(devices.bit_length(), 21))
+    more = next((count for count in powers if hold(count)), 0)
+    if more:  # whole nodes of a count that is no power of two may do, where the rows divide among them
+        unit = 1 if more <= cluster.devices_per_node else cluster.devices_per_node
+        between = range(devices // unit * unit + unit, more, unit)
+        more = next((count for count in between if hold(count)), more)
     lacks = leanest.memory / GIB - (cluster.memory - (0 if cluster.device == "cpu" else RESERVE_GIB))
     hint = f"{more:,} would hold it" if more else "no number of them would, with this batch"
     return (

@@ -100,6 +100,14 @@ class Step:
         return self.config.layers if self.layout.pipeline == 1 else -(-(self.config.layers + 2) // self.layout.pipeline)
 
     @cached_property
+    def busy(self) -> float:
+        """Blocks whose time the fullest rank takes; a small model's head is worth several of them."""
+        if self.layout.pipeline == 1:
+            return self.layers
+        head = self.config.dim * self.config.vocab_size / self._active
+        return max(self.layers, (self.config.layers + head) / self.layout.pipeline, head)
+
+    @cached_property
     def block_numbers(self) -> int:
         """Weights of one block's matrices."""
         c = self.config
@@ -176,7 +184,7 @@ class Step:
         found: dict[str, float] = {}
         for parts in (self.forward_parts(), self.backward_parts()):
             for name, value in parts.items():
-                found[name] = found.get(name, 0.0) + value * self.layers * lay.micros
+                found[name] = found.get(name, 0.0) + value * self.busy * lay.micros
         if lay.pipeline == 1:  # else the head stands in for a block
             head = 6 * self._here * lay.micros * self.config.dim * self.config.vocab_size / lay.tensor
             found["head"] = head / (self.calibration.matmul * self.cluster.peak)
@@ -187,7 +195,10 @@ class Step:
         shares = lay.data * lay.context
         if shares > 1:
             moved = self._local * (self.item + FP32) * (shares - 1) / shares
-            found["data"] = moved / self._link(shares * lay.tensor) / max(lay.stages, self._hidden)
+            whole = moved / self._link(shares * lay.tensor)
+            # What is computed meanwhile hides it, but for its first and last piece; never more than that time is long.
+            hidden = 0.0 if self.cluster.device == "cpu" else sum(found.values()) - found.get("bubble", 0.0)
+            found["data"] = max(whole / max(lay.stages, self._hidden), whole - hidden)
         update = self._local / shares * (ADAM + FP32 + FP32) * 2
         found["optimizer"] = update / (self.calibration.memory * self.cluster.bandwidth)
         if self.muon:
@@ -216,7 +227,9 @@ class Step:
     def _local(self) -> float:
         """Weights of a device before data ranks share them."""
         tables = 1 if self.config.tied_embeddings else 2
-        outer = tables * self.config.dim * self.config.vocab_size if self.layout.pipeline == 1 else 0
+        table = self.config.dim * self.config.vocab_size
+        # In a pipeline the head stands in for a block, and is larger than one in small models.
+        outer = tables * table if self.layout.pipeline == 1 else max(0, table - self.block_numbers)
         return (self.layers * self.block_numbers + outer) / self.layout.tensor
 
     @property

@@ -119,7 +119,7 @@ def test_the_best_size_is_one_that_the_budget_pays_for() -> None:
 
 def test_bad_grids_say_what_to_add() -> None:
     flat = grid(4, 3, 0.0, np.random.default_rng(0))
-    with pytest.raises(UserError, match="at least 2 compute budgets with 4 sizes"):
+    with pytest.raises(UserError, match="at least 2 compute budgets with 4 different sizes"):
         isoflop(flat)
     full = grid(3, 9, 0.0, np.random.default_rng(0))
     away = np.tile(np.linspace(-1.4, 1.4, 9), 3)
@@ -129,6 +129,27 @@ def test_bad_grids_say_what_to_add() -> None:
         isoflop(full[away < -0.3])
     with pytest.raises(UserError, match="does not bend upwards"):
         isoflop(full.with_loss(5 - full.loss))
+
+
+def test_a_size_trained_twice_counts_once() -> None:
+    twice = [
+        (s * n, c / 6 / n / s) for c, n in ((1e18, 3e7), (2e18, 4e7), (4e18, 6e7)) for s in (0.5, 2.0) for _ in "ab"
+    ]
+    n, d = (np.array(column) for column in zip(*twice, strict=True))
+    with pytest.raises(UserError, match=r"4 different sizes each.*2 at 1e\+18, 2 at 2e\+18"):
+        isoflop(make_runs(n, d, losses(n, d)))
+
+
+def test_what_nobody_asked_for_stops_nothing(tmp_path: Path) -> None:
+    runs = grid(4, 6, 0.001, np.random.default_rng(0))
+    odd = make_runs(runs.parameters, runs.tokens, runs.loss, bits=np.zeros(len(runs)))
+    assert "precision" not in compare(odd) and "chinchilla" in compare(odd)
+    with pytest.raises(UserError, match="precision"):
+        compare(odd, ["precision"])
+    rows = [f"{n},{d},{6 * n * d / 1e15},{y}" for n, d, y in zip(runs.parameters, runs.tokens, runs.loss, strict=True)]
+    (tmp_path / "peta.csv").write_text("\n".join(["parameters,tokens,flops,loss", *rows]))
+    with pytest.raises(UserError, match="flops is 1e-15 times"):
+        read_runs(tmp_path / "peta.csv")
 
 
 def test_envelope_of_training_curves() -> None:

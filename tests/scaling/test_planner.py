@@ -202,6 +202,28 @@ def test_reasons_and_hints_are_those_of_the_search() -> None:
         search(*row, context_tokens=131_072)
 
 
+@pytest.mark.parametrize(
+    ("cluster", "model", "devices"), [("h100-roce", "llama3-8b", 512), ("b200-infiniband", "llama3-70b", 1024)]
+)
+def test_no_step_is_shorter_than_its_bytes_take_to_send(cluster: str, model: str, devices: int) -> None:
+    ours, calibration, config = load_cluster(cluster), load_calibration(), preset(model)
+    for step in search(config, ours, calibration, devices, 4_194_304, 8192).best:
+        shares = step.layout.data * step.layout.context
+        gathered = 2 + 4  # bytes of a weight in bf16 and of its gradient in fp32
+        least = config.parameters() / step.layout.tensor / step.layout.pipeline * gathered * (shares - 1) / shares
+        assert step.seconds >= 0.999 * least / (ours.network * calibration.network) or shares * step.layout.tensor <= 8
+
+
+@pytest.mark.parametrize("model", ["llama3.2-1b", "llama3.2-3b", "llama3-8b"])
+def test_no_layout_does_less_arithmetic_or_holds_less_than_the_model_has(model: str) -> None:
+    cluster, calibration, config = load_cluster("h100-roce"), load_calibration(), preset(model)
+    for step in search(config, cluster, calibration, 8, 4_194_304, 8192).best:
+        products = step.parts["products"] + step.parts.get("head", 0)
+        least = 6 * config.matmul_parameters() * step.tokens / 8 / (calibration.matmul * cluster.peak)
+        assert products >= 0.999 * least, step.layout
+        assert step._local >= 0.98 * config.parameters() / step.layout.tensor / step.layout.pipeline
+
+
 def test_tied_tables_are_held_once() -> None:
     tied = preset("llama3.2-1b")
     step = Step(tied, Layout(1, 1, 1, 1, 1, 1), 8192, CLUSTER, load_calibration())
