@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from herdbook.report.budget import amount
 from herdbook.settings import UserError
 from herdbook.train import devices
 from herdbook.train.devices import GIB, MachineSettings
+from tests.support.shared import shared
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 CLUSTERS = ("cluster-405b", "cluster-8b", "one-gpu")
@@ -113,6 +115,8 @@ def test_days_are_operations_over_what_the_devices_do() -> None:
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_the_recipes_for_larger_machines_pass_their_check_here(name: str, tmp_path: Path) -> None:
+    for path in re.findall(r"\.\./shared/([^,}\s]+)", (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")):
+        shared(path)
     ran = CliRunner().invoke(app, ["run", str(RECIPES / f"{name}.yaml"), "--check", "--book", str(tmp_path / "book")])
     assert ran.exit_code == 0, ran.output
     for words in ("memory at the fullest moment", "optimizer state", "free", "% MFU", "tokens a step"):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from herdbook.evaluate.constraints import CHECKS, followed, loosely
 from herdbook.settings import UserError
+from tests.support.shared import shared
 
-IFEVAL = Path(__file__).resolve().parents[2] / "../shared/data/benchmarks/ifeval/input_data.jsonl"
+IFEVAL = "data/benchmarks/ifeval/input_data.jsonl"
 OURS = {"detectable_format:json_keys", "startend:begin_checker"}
 ENGLISH = "the river runs through the old town and all the people who live there like it very much indeed"
 GERMAN = "Der Fluss fließt durch die alte Stadt, und die Leute, die dort wohnen, mögen ihn sehr."
@@ -153,7 +153,7 @@ def test_a_checker_tells_good_from_bad(name: str, arguments: dict[str, Any], goo
 
 def test_the_names_are_ifevals_and_two_of_ours() -> None:
     assert {case[0] for case in CASES} == set(CHECKS)
-    rows = [json.loads(line) for line in IFEVAL.open(encoding="utf-8")]
+    rows = [json.loads(line) for line in shared(IFEVAL).open(encoding="utf-8")]
     assert {name for row in rows for name in row["instruction_id_list"]} == set(CHECKS) - OURS
     for row in rows:  # every argument that IFEval gives is one that the checker takes
         for name, arguments in zip(row["instruction_id_list"], row["kwargs"], strict=True):
