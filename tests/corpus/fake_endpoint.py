@@ -49,18 +49,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.now += 1
             self.server.most = max(self.server.most, self.server.now)
         try:
-            self.reply(self.server.answer(body, number))
+            answer = self.server.answer(body, number)
+            if isinstance(answer, float):
+                time.sleep(answer)
+                answer = "Grade: 1"
         finally:
-            with self.server.lock:
+            with self.server.lock:  # before the reply: whoever has it may ask again before another line runs here
                 self.server.now -= 1
+        self.reply(answer)
 
-    def reply(self, answer: Answer) -> None:
+    def reply(self, answer: str | int | None) -> None:
         if answer is None:
             self.connection.close()
             return
-        if isinstance(answer, float):
-            time.sleep(answer)
-            answer = "Grade: 1"
         status = answer if isinstance(answer, int) else 200
         said = {"choices": [{"message": {"role": "assistant", "content": answer}}]}
         said["usage"] = {"prompt_tokens": 100, "completion_tokens": 10}  # type: ignore[assignment]

@@ -86,10 +86,10 @@ def test_what_passes_is_tried_again(tmp_path: Path, bad: Answer) -> None:
 
 
 def test_a_slow_answer_is_not_waited_for(tmp_path: Path) -> None:
-    with serving(lambda body, _: 3.0 if "number 5" in page_of(body) else "Grade: 2") as server:
+    with serving(lambda body, _: 60.0 if "number 5" in page_of(body) else "Grade: 2") as server:
         started = time.monotonic()
-        labels, bill = Asker(settings(server.url, tmp_path, timeout=0.2, tries=2), Rubric("general")).ask(TEXTS)
-    assert time.monotonic() - started < 2.5
+        labels, bill = Asker(settings(server.url, tmp_path, timeout=0.5, tries=3), Rubric("general")).ask(TEXTS)
+    assert time.monotonic() - started < 30
     assert bill.failed == 1 and set(labels) == set(TEXTS) - {"d5"}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -138,10 +137,10 @@ def test_each_program_starts_clean() -> None:
     assert [o.passed for o in outcomes] == [True] * 4
 
 
-def test_sixty_programs_take_under_five_seconds() -> None:
-    start = time.monotonic()
-    outcomes = run_programs([Program(GOOD, TESTS)] * 60)
-    assert all(o.passed for o in outcomes) and time.monotonic() - start < 5
+def test_sixty_programs_at_once_are_each_judged_by_their_own_tests() -> None:
+    wrong = "def f(): return 2\n"
+    outcomes = run_programs([Program(GOOD if k % 3 else wrong, TESTS) for k in range(60)])
+    assert [o.passed for o in outcomes] == [bool(k % 3) for k in range(60)]
 
 
 def test_nothing_runs_on_after_the_batch(outcomes: dict[str, Outcome]) -> None:
