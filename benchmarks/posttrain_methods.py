@@ -45,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 MASK: dict[str, dict[str, Any]] = {
     f"mask {'on' if on else 'off'}, nll {nll}": {
-        **OFFLINE, "loss": "dpo", "peak_lr": 1e-3, "formatting_mask": on, "nll_weight": nll
+        **OFFLINE, "loss": "dpo", "peak_lr": 1e-3, "mask": "format" if on else "none", "nll_weight": nll
     }
     for on in (False, True)
     for nll in (0.0, 0.05, 0.2, 1.0)

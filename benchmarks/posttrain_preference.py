@@ -72,7 +72,7 @@ def ours(folder: Path) -> dict[str, Any]:
     settings = PreferenceSettings(
         epochs=1, rows=ROWS, length=LENGTH, warmup=2, threads=1, peak_lr=1e-4, checkpoint_every=0, tensorboard=False,
         precision="bf16" if torch_bf16() else "fp32", peak_flops=1e11, heldout=0.0, nll_weight=0.0,
-        formatting_mask=False,
+        mask="none",
     )  # fmt: skip
     data = read_answers(settings, [folder], Tokenizer.load(folder / "model"))
     batches = batches_of(settings, data.train)

@@ -176,7 +176,8 @@ def override(raw: dict[str, Marked], word: str, problems: list[Problem]) -> dict
     target, equals, text = word.partition("=")
     stage, *keys = target.strip().split(".")
     if not equals or not keys or not all(keys):
-        problems.append(Problem(origin, "an override is written STAGE.SETTING=VALUE, such as base.steps=100"))
+        meant = f"; one more stage to run is --only {word}" if word in raw else ""
+        problems.append(Problem(origin, f"an override is written STAGE.SETTING=VALUE, such as base.steps=100{meant}"))
         return raw
     value = parse_value(text, origin, problems)
     if stage not in raw:

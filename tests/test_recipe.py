@@ -210,6 +210,7 @@ def test_overrides_change_add_and_nest(tmp_path: Path) -> None:
         ("base.stepps=1", ["base.stepps", "'steps'"]),
         ("base.steps=x", ["base.steps", '"x"']),
         ("base.steps", ["STAGE.SETTING=VALUE"]),
+        ("base", ["STAGE.SETTING=VALUE", "--only base"]),
         ("steps=1", ["STAGE.SETTING=VALUE"]),
         ("base.=1", ["STAGE.SETTING=VALUE"]),
         ("base.steps.x=1", ["base.steps is 5"]),

@@ -79,6 +79,7 @@ register(
         takes={
             "model": Takes("model"),
             "requests": Takes("requests", folder="requests"),
+            "known": Takes("dialogs", required=False, many=True),
             "reward": Takes("reward", required=False),
         },
         gives="model",
@@ -126,6 +127,7 @@ register(
         takes={
             "model": Takes("model", many=True, keyed=True, argument="models"),
             "requests": Takes("requests"),
+            "known": Takes("dialogs", required=False, many=True),
             "reward": Takes("reward", required=False),
         },
         gives="dialogs",
@@ -171,6 +173,7 @@ register(
         takes={
             "model": Takes("model", many=True, keyed=True, argument="models"),
             "requests": Takes("requests"),
+            "known": Takes("dialogs", required=False, many=True),
         },
         gives="preferences",
         resumes=True,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from herdbook.console import progress
+from herdbook.posttrain.dialogs import asked_key, read_dialogs
 from herdbook.posttrain.memory import Memory
 from herdbook.posttrain.round_settings import AskSettings
 from herdbook.posttrain.rows import read_rows
@@ -35,10 +36,10 @@ def is_kept_back(name: str, share: float) -> bool:
     return chance("kept back", name) < share
 
 
-def read_requests(path: Path, settings: AskSettings, held: bool = False) -> list[Request]:
+def read_requests(path: Path, settings: AskSettings, held: bool = False, known: Sequence[Path] = ()) -> list[Request]:
     """The requests to ask, in the order of their file; with `held` those that are kept back for gates.
 
-    `path` is an entry that holds `requests/`, or the folder of `train.jsonl` and `test.jsonl`. UserError names the
+    Those that a dialog of the entries `known` begins like, or has the id of, are left out. `path` is an entry that holds `requests/`, or the folder of `train.jsonl` and `test.jsonl`. UserError names the
     file and row of what is no request, and when none is left.
     """
     folder = path / "requests" if (path / "requests").is_dir() else path
@@ -54,9 +55,12 @@ def read_requests(path: Path, settings: AskSettings, held: bool = False) -> list
     wanted = [row for row in found.values() if settings.tasks is None or row.get("task") in settings.tasks]
     if settings.split == "train":
         wanted = [row for row in wanted if is_kept_back(row["id"], settings.kept_back) == held]
+    if known:
+        ids, keys = _told(known)
+        wanted = [row for row in wanted if row["id"] not in ids and asked_key(row["messages"]) not in keys]
     if not wanted:
-        known = ", ".join(sorted({str(row.get("task")) for row in found.values()}))
-        raise UserError(f"{file}: no requests are left by tasks and kept_back; its tasks are {known or 'none'}")
+        tasks = ", ".join(sorted({str(row.get("task")) for row in found.values()}))
+        raise UserError(f"{file}: no requests are left by tasks, kept_back and known; its tasks are {tasks or 'none'}")
     if settings.limit is None or settings.limit >= len(wanted):
         return wanted
     order = settings.seed if settings.order is None else settings.order
@@ -64,6 +68,12 @@ def read_requests(path: Path, settings: AskSettings, held: bool = False) -> list
     first = (settings.part - 1) * settings.limit
     chosen = {drawn[place % len(drawn)] for place in range(first, first + settings.limit)}
     return [row for row in wanted if row["id"] in chosen]
+
+
+def _told(entries: Sequence[Path]) -> tuple[set[str], set[str]]:
+    """Ids of the dialogs of all entries, and what was asked in them."""
+    dialogs = [one for entry in entries for one in read_dialogs(entry)]
+    return {str(one.columns["id"]) for one in dialogs if "id" in one.columns}, {one.key for one in dialogs}
 
 
 def check_request(row: Request, where: str) -> None:

@@ -21,14 +21,16 @@ from herdbook.tokens.tools import answer_message
 Row = dict[str, Any]
 
 
-def collect(settings: CollectSettings, models: dict[str, Path], requests: Path, out: Path) -> dict[str, Any]:
+def collect(
+    settings: CollectSettings, models: dict[str, Path], requests: Path, out: Path, known: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Write `out`/preferences/preferences.jsonl; returns what was drawn, judged and dropped.
 
-    `models` are named folders that share the draws of each request. Goes on from what a killed run left in `out`.
+    `models` are named folders that share the draws of each request; what dialogs of `known` ask is not asked. Goes on from what a killed run left in `out`.
     UserError when no request gets two answers, and for what the annotator finds wrong.
     """
     target = out / "preferences" / "preferences.jsonl"
-    asked = read_requests(requests, settings)
+    asked = read_requests(requests, settings, known=known)
     drawn = _draw(settings, models, asked, out)
     found = [pairs_of(request, own, settings.pairs) for request, own in zip(asked, drawn, strict=True)]
     pairs = [pair for own in found for pair in own]

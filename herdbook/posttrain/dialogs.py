@@ -8,7 +8,7 @@ its file and number.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,22 @@ class Dialog:
     @property
     def key(self) -> str:
         """What was asked, up to the first answer: dialogs with the same one are held out together."""
-        asked: list[Any] = []
-        for message in self.messages:
-            if message["role"] == "assistant":
-                break
-            asked.append([message["role"], message.get("content")])
-        return json.dumps(asked, ensure_ascii=False)
+        return asked_key(self.messages)
 
     @property
     def row(self) -> dict[str, Any]:
         """The dialog as a row of ours."""
         return {"messages": self.messages, **({"tools": self.tools} if self.tools else {}), **self.columns}
+
+
+def asked_key(messages: Iterable[dict[str, Any]]) -> str:
+    """What was asked in the messages before the first answer."""
+    asked: list[Any] = []
+    for message in messages:
+        if message["role"] == "assistant":
+            break
+        asked.append([message["role"], message.get("content")])
+    return json.dumps(asked, ensure_ascii=False)
 
 
 def read_dialogs(path: Path) -> Iterator[Dialog]:

@@ -1,8 +1,8 @@
 """Learning from preferences (§4.1.4): DPO and its rivals, on rows in which a prompt is read once for all its answers.
 
 The loss is of pairs of answers to one prompt, the better one against the worse one (edited > chosen > rejected), or
-of single answers (KTO). Headers and ends of messages are left out of it, since the same tokens in both answers would
-be pushed up and down at once; a share of the chosen answer's own cost, these tokens included, keeps its format.
+of single answers (KTO). Ends of messages (or all that both answers share) are left out of it, since the same tokens
+would be pushed up and down at once; a share of the chosen answer's own cost, these tokens included, keeps its format.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PreferenceObjective:
     of_documents = True
 
     def __init__(self, settings: PreferenceSettings) -> None:
-        self.loss, self.masked, self.weights = settings.loss, settings.formatting_mask, settings.kto_weights
+        self.loss, self.masked, self.weights = settings.loss, settings.mask != "none", settings.kto_weights
         self.beta, self.margin = settings.given("beta"), settings.given("margin")
         self.nll_weight = settings.given("nll_weight")
 
@@ -149,6 +149,7 @@ def preference(settings: PreferenceSettings, model: Path, preferences: Sequence[
     """
     from herdbook.posttrain.answers import batches_of, longest_of, read_answers, resolved
     from herdbook.posttrain.reference import with_reference
+    from herdbook.posttrain.shared_tokens import without_shared
     from herdbook.tokens.tokenizer import Tokenizer
     from herdbook.train.loop import train
     from herdbook.train.machine import prepare
@@ -167,6 +168,8 @@ def preference(settings: PreferenceSettings, model: Path, preferences: Sequence[
     folder = model_folder(model)
     tokenizer = Tokenizer.load(folder)
     data = read_answers(settings, preferences, tokenizer, unpaired=settings.loss == "kto")
+    if settings.mask == "shared":
+        data.train, data.heldout = ([without_shared(one) for one in part] for part in (data.train, data.heldout))
     batches = batches_of(settings, data.train)
     heldout = batches_of(settings, data.heldout) if data.heldout else None
     settings = resolved(settings, batches)

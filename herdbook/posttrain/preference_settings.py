@@ -95,8 +95,8 @@ class PreferenceSettings(AnswersSettings):
     margin: float | None = Field(None, ge=0)
     """By how much the chosen answer is to win with simpo; 1 when not given."""
 
-    formatting_mask: bool = True
-    """Leave the ends of messages out of the preference loss, so that answers neither stop ending nor repeat."""
+    mask: Literal["none", "format", "shared"] = "format"
+    """What the preference loss leaves out: nothing, the ends of messages, or all that an alignment finds in both."""
 
     kto_weights: tuple[float, float] = (1.0, 1.0)
     """Weights of desirable and undesirable answers with kto."""

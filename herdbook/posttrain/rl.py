@@ -26,8 +26,17 @@ if TYPE_CHECKING:
     from herdbook.tokens.tokenizer import Tokenizer
 
 
-def rl(settings: RlSettings, model: Path, requests: Path, out: Path, reward: Path | None = None) -> dict[str, Any]:
+def rl(
+    settings: RlSettings,
+    model: Path,
+    requests: Path,
+    out: Path,
+    reward: Path | None = None,
+    known: Sequence[Path] = (),
+) -> dict[str, Any]:
     """Train `model` on its own answers to the training requests; writes `out`/model, a folder that chats.
+
+    What dialogs of `known` ask is not asked.
 
     Goes on from what a killed run left in `out`. Returns the loop's figures, how many `requests` were asked, how many
     were `too_long` for the model, how many answers were drawn (`answers`), and the mean `reward` and share `ended` of
@@ -47,7 +56,7 @@ def rl(settings: RlSettings, model: Path, requests: Path, out: Path, reward: Pat
     folder = model_folder(model)
     tokenizer = Tokenizer.load(folder)
     ask = AskSettings(tasks=settings.tasks, limit=settings.limit, kept_back=settings.kept_back, seed=settings.seed)
-    read = read_requests(requests, ask)
+    read = read_requests(requests, ask, known=known)
     asked = with_room(read, tokenizer, read_config(folder).max_length)
     if settings.score == "verdict" and not all(request.get("check") for request in asked):
         raise UserError("score is verdict, and some requests carry no check; leave their tasks out, or score by reward")
@@ -124,7 +133,7 @@ def objective_of(settings: RlSettings) -> Any:
     if settings.method == "ppo":
         return Ppo(settings.clip_ratio, settings.value_clip, settings.value_weight)
     # The end of an answer is its own to learn here: one that does not end is scored for it.
-    how = {"loss": "dpo", "formatting_mask": False, "beta": settings.strength, "nll_weight": settings.nll_weight}
+    how = {"loss": "dpo", "mask": "none", "beta": settings.strength, "nll_weight": settings.nll_weight}
     return PreferenceObjective(PreferenceSettings.model_validate({**how, "steps": 1}))
 
 

@@ -35,17 +35,23 @@ Asked = tuple[Request, Messages]
 
 
 def sample(
-    settings: SampleSettings, models: dict[str, Path], requests: Path, out: Path, reward: Path | None = None
+    settings: SampleSettings,
+    models: dict[str, Path],
+    requests: Path,
+    out: Path,
+    reward: Path | None = None,
+    known: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Write `out`/samples.jsonl, all answers with rewards and verdicts, and `out`/dialogs, the best ones.
 
-    `models` are named folders; the first answers what `settings.route` sends to none. Goes on from what a killed run
-    left in `out`. Returns what was drawn, kept and dropped, and what the picked answers are worth. UserError when
-    `pick` wants rewards and there is no reward model, or `route` names no feeding stage.
+    `models` are named folders; the first answers what `settings.route` sends to none. What dialogs of `known` ask is
+    not asked. Goes on from what a killed run left in `out`. Returns what was drawn, kept and dropped, and what the
+    picked answers are worth. UserError when `pick` wants rewards and there is no reward model, or `route` names no
+    feeding stage.
     """
     if reward is None and settings.pick != "verdict":
         raise UserError(f"pick is {settings.pick}, and no reward model feeds this stage; feed one, or pick by verdict")
-    chosen = read_requests(requests, settings)
+    chosen = read_requests(requests, settings, known=known)
     asked = [(request, with_system(request, settings.systems, settings.seed)) for request in chosen]
     drawn = _draw(settings, models, asked, out)
     judged = _judge(settings, reward, asked, drawn, out)

@@ -26,6 +26,7 @@ from herdbook.settings import UserError
 from tests.corpus.fake_endpoint import Answer, serving
 from tests.support.chains import digits, write_chain, write_requests
 
+ANSWER = {"role": "assistant", "content": "7"}
 RIGHT = digits({"7": 0.5, "3": 0.5}, 1.0)
 
 
@@ -290,3 +291,25 @@ def test_settings_that_cannot_be_are_told() -> None:
         settings(annotator="judge")
     with pytest.raises(ValueError, match="must fall"):
         TasteSettings(strengths=(0.1, 0.5, 0.6))
+
+
+def test_requests_that_dialogs_tell_already_are_not_asked(tmp_path: Path, chain: Path, requests: Path) -> None:
+    file = requests / "requests" / "train.jsonl"
+    asked = [json.loads(line) for line in file.read_text().splitlines()]
+    told = [{"id": one["id"], "messages": [{"role": "user", "content": "else"}, ANSWER]} for one in asked[:40]]
+    told += [{"messages": [*one["messages"], ANSWER]} for one in asked[40:50]]
+    known = tmp_path / "known"
+    (known / "dialogs").mkdir(parents=True)
+    (known / "dialogs" / "some.jsonl").write_text("".join(json.dumps(one) + "\n" for one in told))
+    left = [one["id"] for one in asked[50:]]
+    plain = AskSettings(kept_back=0.0)
+    assert [one["id"] for one in read_requests(requests, plain, known=[known])] == left and left
+    out = tmp_path / "out"
+    figures = collect(settings(draws=8), {"m": chain}, requests, out, [known])
+    assert figures["requests"] == len(left)
+    assert {row["id"].split("/")[0] for row in rows_of(out)} <= set(left)
+    (known / "dialogs" / "all.jsonl").write_text(
+        "".join(json.dumps({"messages": [*one["messages"], ANSWER]}) + "\n" for one in asked)
+    )
+    with pytest.raises(UserError, match="no requests are left by tasks, kept_back and known"):
+        read_requests(requests, plain, known=[known])

@@ -108,14 +108,14 @@ def test_answers_in_one_row_have_the_likelihoods_that_transformers_finds_for_eac
     assert seen == data.answers == 17
 
 
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("mask", ["none", "format"])
 def test_dpos_loss_and_gradient_of_a_batch_are_those_by_transformers_and_hand(
-    base: Path, chat_tokenizer: Tokenizer, masked: bool
+    base: Path, chat_tokenizer: Tokenizer, mask: str
 ) -> None:
     from transformers import AutoModelForCausalLM
 
     data = batches(chat_tokenizer, 6)
-    objective = PreferenceObjective(settings(formatting_mask=masked))
+    objective = PreferenceObjective(settings(mask=mask))
     model = load_model(base / "model", dtype=torch.float64)
     ours = objective(model, data.batch(0))
     ours.total.backward()
@@ -130,7 +130,7 @@ def test_dpos_loss_and_gradient_of_a_batch_are_those_by_transformers_and_hand(
             form, content = dialog_logprobs(peer, chat_tokenizer, source.prompt, answer)
             held = torch.from_numpy(data.reference[first + place]).double()
             length = int((data.examples[example].answers[place].kinds > 0).sum())
-            gain = content - held[1] if masked else form + content - held.sum()
+            gain = content - held[1] if mask == "format" else form + content - held.sum()
             sides.append((gain, -(form + content) / length))
         for winner in range(len(sides)):
             for loser in range(winner + 1, len(sides)):  # they come the best first
