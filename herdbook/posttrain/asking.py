@@ -39,8 +39,9 @@ def is_kept_back(name: str, share: float) -> bool:
 def read_requests(path: Path, settings: AskSettings, held: bool = False, known: Sequence[Path] = ()) -> list[Request]:
     """The requests to ask, in the order of their file; with `held` those that are kept back for gates.
 
-    Those that a dialog of the entries `known` begins like, or has the id of, are left out. `path` is an entry that holds `requests/`, or the folder of `train.jsonl` and `test.jsonl`. UserError names the
-    file and row of what is no request, and when none is left.
+    Those that a dialog of the entries `known` begins like, or has the id of, are left out. `path` is an entry that
+    holds `requests/`, or the folder of `train.jsonl` and `test.jsonl`. UserError names the file and row of what is no
+    request, and when none is left.
     """
     folder = path / "requests" if (path / "requests").is_dir() else path
     file = folder / f"{settings.split}.jsonl"

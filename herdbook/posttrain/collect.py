@@ -26,7 +26,8 @@ def collect(
 ) -> dict[str, Any]:
     """Write `out`/preferences/preferences.jsonl; returns what was drawn, judged and dropped.
 
-    `models` are named folders that share the draws of each request; what dialogs of `known` ask is not asked. Goes on from what a killed run left in `out`.
+    `models` are named folders that share the draws of each request; what dialogs of `known` ask is not asked. Goes on
+    from what a killed run left in `out`.
     UserError when no request gets two answers, and for what the annotator finds wrong.
     """
     target = out / "preferences" / "preferences.jsonl"
