@@ -14,7 +14,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 DEMO = [setting for setting in TINY if not setting.startswith("exam.")]
 
 
-@pytest.mark.parametrize("name", ["laptop-chat", "laptop-experts"])
+@pytest.mark.parametrize("name", ["laptop-chat", "laptop-experts", "laptop-tuning", "laptop-methods"])
 def test_recipes_are_whole_and_their_bases_are_the_demos(name: str) -> None:
     recipe, demo = read_recipe(RECIPES / f"{name}.yaml", ()), read_recipe(RECIPES / "laptop.yaml", ())
     for stage in ("world", "corpus", "library", "tokenizer", "tokens", "base"):
@@ -26,9 +26,10 @@ def test_recipes_are_whole_and_their_bases_are_the_demos(name: str) -> None:
 def test_an_expert_is_raised_from_the_base_and_answers_beside_the_generalist(tmp_path: Path) -> None:
     small = [
         "lessons.workers=1", "code.heldout=0.05", "expert.tokens=2048", "expert.length=256", "expert.rows=2",
-        *(f"{name}.{key}" for name in ("generalist", "coder") for key in ("epochs=0.2", "length=256", "rows=2")),
+        "linguist.tokens=2048", "linguist.length=256", "linguist.rows=2",
+        *(f"{name}.{key}" for name in ("generalist", "coder", "polyglot") for key in ("steps=4", "length=256", "rows=2")),
         "made.limit=30", "made.answers=2", "made.max_tokens=12", "made.keep=all",
-        "skills_generalist.limit=20", "skills_coder.limit=20",
+        "skills_generalist.limit=20", "skills_coder.limit=20", "tongues_generalist.limit=20", "tongues_polyglot.limit=20",
     ]  # fmt: skip
     herdbook(tmp_path / "book", "run", str(RECIPES / "laptop-experts.yaml"), *DEMO, *small)
     entry = json.loads((entry_folder(tmp_path / "book", "expert") / "entry.json").read_text())
