@@ -47,6 +47,11 @@ def test_what_is_shared_stands_in_both_in_the_same_order(
     assert shared(np.array(one), np.array(one)).all()
 
 
+def test_tokens_that_come_often_in_long_answers_are_found_too() -> None:
+    line = [1, 2] * 150
+    assert shared(np.array([*line, 9]), np.array([*line, 8])).tolist() == [True] * 300 + [False]
+
+
 def test_of_three_answers_only_what_every_rival_has_is_left_out_and_kinds_of_others_stay() -> None:
     def answer(ids: list[int], rank: float) -> Answer:
         kinds = np.full(len(ids) - 1, CONTENT, np.uint8)
