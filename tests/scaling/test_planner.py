@@ -173,6 +173,15 @@ def test_too_small_a_cluster_says_what_would_do() -> None:
         load_cluster("h1000")
 
 
+@pytest.mark.parametrize(("rows", "told"), [(384, 24), (160, 32)])  # 160 rows are no multiple of three
+def test_the_devices_told_are_the_fewest_whole_nodes_that_do(rows: int, told: int) -> None:
+    model, calibration = preset("llama3-70b"), load_calibration()
+    for fewer in range(8, told, 8):
+        with pytest.raises(UserError, match=f"{told} would hold it|divides the model"):
+            search(model, CLUSTER, calibration, fewer, rows * 8192, 8192)
+    assert search(model, CLUSTER, calibration, told, rows * 8192, 8192).best
+
+
 def test_reasons_name_what_binds() -> None:
     found = search(MODEL, CLUSTER, load_calibration(), 16384, BATCH, 8192).best[0]
     told = {reason.change: reason for reason in reasons(found)}
@@ -320,5 +329,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["plan", "llama3-8b", "--serving", "--answer", "0"]).exit_code == 2
     alone = CliRunner().invoke(app, ["plan", "llama3-8b", "--laws", "ladder"])
     assert alone.exit_code == 2 and "--against ENTRY" in alone.output
+    for word in ("tokens=inf", "tokens=nan", "devices=inf"):
+        endless = CliRunner().invoke(app, ["plan", "llama3-8b", word])
+        assert endless.exit_code == 2 and word in endless.output and "Traceback" not in endless.output
+    served = CliRunner().invoke(app, ["plan", "llama3-70b", "devices=16", "--serving", "--json"])
+    assert {one["devices"] for one in json.loads(served.output).values()} == {16}
     with pytest.raises(UserError, match="'8' is no setting"):
         plan_settings("llama3-8b", ["8"])
