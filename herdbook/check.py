@@ -62,9 +62,11 @@ def validate(
 def _told_once(error: ValidationError, node: Marked) -> Iterator[ErrorDetails]:
     """The errors of a validation; of a union's many complaints about one value only the first.
 
-    Where one branch of a union complains of the whole value and another of something within it, the other was meant.
+    Where one branch of a union complains of the whole value and another of something within it, the other was meant;
+    so was the one that took it for what it is and found it impossible.
     """
     found = [(_real(item, node), item) for item in error.errors(include_url=False)]
+    found.sort(key=lambda one: one[1]["type"] not in ("value_error", "assertion_error"))
     seen: set[schema.Location] = set()
     for location, item in found:
         branch = item["type"] != "extra_forbidden" and len(item["loc"]) > len(location)
