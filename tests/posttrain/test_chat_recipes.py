@@ -11,6 +11,7 @@ from herdbook.recipe import read_recipe
 from tests.test_end_to_end import TINY, entry_folder, herdbook
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+EXAMS = (("skills", "generalist"), ("skills", "coder"), ("tongues", "generalist"), ("tongues", "polyglot"))
 DEMO = [setting for setting in TINY if not setting.startswith("exam.")]
 
 
@@ -27,9 +28,9 @@ def test_an_expert_is_raised_from_the_base_and_answers_beside_the_generalist(tmp
     small = [
         "lessons.workers=1", "code.heldout=0.05", "expert.tokens=2048", "expert.length=256", "expert.rows=2",
         "linguist.tokens=2048", "linguist.length=256", "linguist.rows=2",
-        *(f"{name}.{key}" for name in ("generalist", "coder", "polyglot") for key in ("steps=4", "length=256", "rows=2")),
+        *(f"{one}.{key}" for one in ("generalist", "coder", "polyglot") for key in ("steps=4", "length=256", "rows=2")),
         "made.limit=30", "made.answers=2", "made.max_tokens=12", "made.keep=all",
-        "skills_generalist.limit=20", "skills_coder.limit=20", "tongues_generalist.limit=20", "tongues_polyglot.limit=20",
+        *(f"{exam}_{one}.limit=20" for exam, one in EXAMS),
     ]  # fmt: skip
     herdbook(tmp_path / "book", "run", str(RECIPES / "laptop-experts.yaml"), *DEMO, *small)
     entry = json.loads((entry_folder(tmp_path / "book", "expert") / "entry.json").read_text())
